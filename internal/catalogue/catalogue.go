@@ -1,0 +1,81 @@
+// Package catalogue is the table of Workers AI models: what each takes, answers,
+// costs and may be asked per minute. It imports nothing of neuronmill, so producers
+// can check a task against it without linking a client.
+package catalogue
+
+import "time"
+
+// Transport is how a model takes its input over REST.
+type Transport string
+
+// The transports.
+const (
+	JSON      Transport = "json"
+	RawAudio  Transport = "raw"       // the audio bytes are the body
+	Multipart Transport = "multipart" // multipart/form-data, even for a bare prompt
+)
+
+// Answer is the shape of a model's reply.
+type Answer string
+
+// The shapes.
+const (
+	Native      Answer = "native"       // {response, usage, tool_calls?} in the envelope, or SSE
+	Chat        Answer = "chat"         // chat.completion in the envelope, or SSE
+	Vectors     Answer = "vectors"      // {shape, data}
+	Translated  Answer = "translated"   // {translated_text}
+	Translated2 Answer = "translations" // {translations: []}
+	ImageBase64 Answer = "image_base64" // {image: base64}
+	ImageBytes  Answer = "image_bytes"  // raw bytes
+	Whisper     Answer = "whisper"      // {text, words, vtt}
+	WhisperV3   Answer = "whisper_v3"   // {text, segments, vtt, transcription_info}
+	Deepgram    Answer = "deepgram"     // {results: {channels}}
+)
+
+// Bound is an inclusive range of a numeric field; Max 0 means the model does not
+// take the field.
+type Bound struct{ Min, Max, Default float64 }
+
+// Price is in neurons. Which fields are set depends on the kind; all zero means
+// free or no published price.
+type Price struct {
+	PerMInput, PerMOutput float64 // per million tokens
+	PerAudioMinute        float64
+	PerTile, PerStep      float64 // images: (w*h/262144) * (PerTile + PerStep*steps)
+	PerImageMP            float64 // flux-2-klein-9b: first megapixel
+	PerExtraMP            float64 // flux-2-klein-9b: each further megapixel
+}
+
+// Model is one row.
+type Model struct {
+	ID          string
+	Kind        string // a task kind; empty for models neuronmill has no kind for
+	Transport   Transport
+	Answer      Answer
+	PerMinute   int  // requests a minute and account
+	Paid        bool // needs the Workers Paid plan
+	Texts       int  // texts in one call; 0 means one
+	CallTokens  int  // tokens in one call over all texts; 0 means no published limit
+	TextTokens  int  // tokens of one text; 0 means no published limit
+	Dimensions  int  // of a vector
+	Context     int  // tokens; 0 when not published
+	Prompt      int  // characters of an image prompt; 0 means no published limit
+	Width       Bound
+	Height      Bound
+	Steps       Bound
+	Guidance    Bound
+	Negative    bool // takes negative_prompt
+	Seed        bool // takes seed
+	StepsField  string
+	Tools       bool
+	JSONMode    bool
+	Price       Price
+	WithdrawnOn string // a date, or a month when the day is not known; empty while it lives
+	Successor   string // id to use instead; empty when there is none
+	Notes       string
+}
+
+// Withdrawn reports whether the model is gone on the day of now.
+func (m Model) Withdrawn(now time.Time) bool {
+	return m.WithdrawnOn != "" && m.WithdrawnOn <= now.UTC().Format(time.DateOnly)
+}

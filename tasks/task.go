@@ -1,0 +1,79 @@
+package tasks
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Kind is the sort of work a task asks for.
+type Kind string
+
+// The kinds. Specs has a row for each.
+const (
+	KindTranscription Kind = "transcription"
+	KindImage         Kind = "image"
+	KindTranslation   Kind = "translation"
+	KindEmbedding     Kind = "embedding"
+	KindText          Kind = "text"
+)
+
+// Lane decides who goes first at a gate and in a worker.
+type Lane string
+
+// Interactive tasks pass before bulk ones. The zero value means Interactive.
+const (
+	Interactive Lane = "interactive"
+	Bulk        Lane = "bulk"
+)
+
+// Payload is a task's input. Its JSON form is what waits in Redis and what every
+// surface takes, so fields are added, never renamed.
+type Payload interface {
+	Kind() Kind
+	// Validate reports every problem at once, as Problems; nil when there is none.
+	// What depends on the model is checked when the task is accepted.
+	Validate() error
+}
+
+// Task is one accepted unit of work as it stands in Redis (the payload of the
+// asynq task) and in its pending record.
+type Task struct {
+	Version   int               `json:"v"` // 1
+	ID        string            `json:"id"`
+	Tenant    string            `json:"tenant"`
+	Kind      Kind              `json:"kind"`
+	Lane      Lane              `json:"lane"`
+	Model     string            `json:"model"`             // the model that will be called; never empty
+	Payload   json.RawMessage   `json:"payload,omitempty"` // empty when InputKey has it
+	InputKey  string            `json:"input_key,omitempty"`
+	Digest    string            `json:"digest"` // SHA-256 (hex) of kind, model and canonical payload: same idempotency key, same digest
+	CreatedAt time.Time         `json:"created_at"`
+	StartAt   time.Time         `json:"start_at,omitzero"` // not before; zero means at once
+	Deadline  time.Time         `json:"deadline"`          // never zero: the spec's maximum age when none was asked for
+	Metadata  map[string]string `json:"metadata,omitempty"`
+	Pending   bool              `json:"pending,omitempty"` // a pending record exists in the bucket
+}
+
+// Queue is the asynq queue of a kind and lane: "embedding:bulk".
+func Queue(k Kind, l Lane) string {
+	if l == "" {
+		l = Interactive
+	}
+	return string(k) + ":" + string(l)
+}
+
+// ResultKey, PendingKey and ArtefactKey name a task's objects in the bucket.
+func ResultKey(tenant, id string) string  { return tenant + "/tasks/" + id + "/result.json" }
+func PendingKey(tenant, id string) string { return tenant + "/pending/" + id + ".json" }
+
+// ArtefactKey names a file beside the result: "transcript.vtt".
+func ArtefactKey(tenant, id, name string) string { return tenant + "/tasks/" + id + "/" + name }
+
+// LiveKey names the small Redis record of a task: a hash with the attempt counters
+// ("attempts", "calls"), "cancelled", and, once the task has ended, "result" (the
+// result document) for those who wait without a bucket at hand. It expires LiveTTL
+// after its last change; the bucket, not it, is the truth.
+func LiveKey(id string) string { return "neuronmill:task:{" + id + "}" }
+
+// LiveTTL is how long a LiveKey outlives its last change once the task has ended.
+const LiveTTL = time.Hour
