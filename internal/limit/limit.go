@@ -13,8 +13,8 @@ import (
 type Ask struct {
 	Model    string
 	Kind     string
-	Lane     string    // "interactive" or "bulk"
-	Deadline time.Time // an expected turn behind it is refused at once; zero means none
+	Lane     string        // "interactive" or "bulk"
+	Patience time.Duration // how long the turn may be waited for in place; 0 means the default of Patience
 }
 
 // Gate paces the calls to each model. It is safe for concurrent use.
@@ -26,12 +26,15 @@ type Gate interface {
 	Close(ctx context.Context, model string, until time.Time, reason string) error
 }
 
+// Paced is the reason of a PauseError when nothing is wrong but the pace.
+const Paced = "paced"
+
 // PauseError says: hand the task back and come again at Until. It is never counted
 // as an attempt.
 type PauseError struct {
 	Model  string
 	Until  time.Time
-	Reason string // "paced", "closed: throttled", ...
+	Reason string // Paced, or "closed: " and why
 }
 
 func (e *PauseError) Error() string {
