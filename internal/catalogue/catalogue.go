@@ -3,7 +3,11 @@
 // can check a task against it without linking a client.
 package catalogue
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // Transport is how a model takes its input over REST.
 type Transport string
@@ -20,16 +24,16 @@ type Answer string
 
 // The shapes.
 const (
-	Native      Answer = "native"       // {response, usage, tool_calls?} in the envelope, or SSE
-	Chat        Answer = "chat"         // chat.completion in the envelope, or SSE
-	Vectors     Answer = "vectors"      // {shape, data}
-	Translated  Answer = "translated"   // {translated_text}
-	Translated2 Answer = "translations" // {translations: []}
-	ImageBase64 Answer = "image_base64" // {image: base64}
-	ImageBytes  Answer = "image_bytes"  // raw bytes
-	Whisper     Answer = "whisper"      // {text, words, vtt}
-	WhisperV3   Answer = "whisper_v3"   // {text, segments, vtt, transcription_info}
-	Deepgram    Answer = "deepgram"     // {results: {channels}}
+	Native       Answer = "native"       // {response, usage, tool_calls?} in the envelope, or SSE
+	Chat         Answer = "chat"         // chat.completion in the envelope, or SSE
+	Vectors      Answer = "vectors"      // {shape, data}
+	Translated   Answer = "translated"   // {translated_text}
+	Translations Answer = "translations" // {translations: []}
+	ImageBase64  Answer = "image_base64" // {image: base64}
+	ImageBytes   Answer = "image_bytes"  // raw bytes
+	Whisper      Answer = "whisper"      // {text, words, vtt}
+	WhisperV3    Answer = "whisper_v3"   // {text, segments, vtt, transcription_info}
+	Deepgram     Answer = "deepgram"     // {results: {channels}}
 )
 
 // Bound is an inclusive range of a numeric field; Max 0 means the model does not
@@ -42,6 +46,7 @@ type Price struct {
 	PerMInput, PerMOutput float64 // per million tokens
 	PerAudioMinute        float64
 	PerTile, PerStep      float64 // images: (w*h/262144) * (PerTile + PerStep*steps)
+	PerTileStep           float64 // flux-2-dev: for each tile and step
 	PerImageMP            float64 // flux-2-klein-9b: first megapixel
 	PerExtraMP            float64 // flux-2-klein-9b: each further megapixel
 }
@@ -69,6 +74,7 @@ type Model struct {
 	StepsField  string
 	Tools       bool
 	JSONMode    bool
+	Whole       bool // does not stream over the run route
 	Price       Price
 	WithdrawnOn string // a date, or a month when the day is not known; empty while it lives
 	Successor   string // id to use instead; empty when there is none
@@ -79,3 +85,40 @@ type Model struct {
 func (m Model) Withdrawn(now time.Time) bool {
 	return m.WithdrawnOn != "" && m.WithdrawnOn <= now.UTC().Format(time.DateOnly)
 }
+
+var (
+	all  = slices.SortedFunc(slices.Values(slices.Concat(textModels, mediaModels, languageModels, otherModels)), byID)
+	rows = index(all)
+)
+
+func byID(a, b Model) int { return strings.Compare(a.ID, b.ID) }
+
+func index(models []Model) map[string]Model {
+	m := make(map[string]Model, len(models))
+	for _, row := range models {
+		m[row.ID] = row
+	}
+	return m
+}
+
+// defaults are the models of tasks that name none.
+var defaults = map[string]string{
+	"transcription": "@cf/openai/whisper-large-v3-turbo",
+	"image":         "@cf/black-forest-labs/flux-1-schnell",
+	"translation":   "@cf/meta/m2m100-1.2b",
+	"embedding":     "@cf/baai/bge-base-en-v1.5",
+	"text":          "@cf/zai-org/glm-4.7-flash",
+}
+
+// Find gives the row of a model.
+func Find(id string) (Model, bool) {
+	m, ok := rows[id]
+	return m, ok
+}
+
+// All gives every row, withdrawn ones too, in order of id.
+func All() []Model { return slices.Clone(all) }
+
+// Default is the model of a kind's tasks that name none; the zero Model for an unknown
+// kind.
+func Default(kind string) Model { return rows[defaults[kind]] }

@@ -1,0 +1,49 @@
+// Package media tells what a file is from its first bytes; names and declared
+// types are not trusted.
+package media
+
+import "bytes"
+
+// SniffLen is how many first bytes Audio wants to see; fewer will do for short files.
+const SniffLen = 512
+
+// Audio gives the content type of a recording by its first bytes, or false when
+// they are of no audio format that the speech models take.
+func Audio(start []byte) (contentType string, ok bool) {
+	at := func(offset int, magic string) bool {
+		return len(start) >= offset+len(magic) && string(start[offset:offset+len(magic)]) == magic
+	}
+	switch {
+	case at(0, "RIFF") && at(8, "WAVE"):
+		return "audio/wav", true
+	case at(0, "fLaC"):
+		return "audio/flac", true
+	case at(0, "OggS"):
+		return "audio/ogg", true
+	case at(0, "ID3"), mpegFrame(start):
+		return "audio/mpeg", true
+	case at(4, "ftyp"):
+		return "audio/mp4", true
+	case bytes.HasPrefix(start, []byte{0x1A, 0x45, 0xDF, 0xA3}):
+		return "audio/webm", true
+	case at(0, "FORM") && (at(8, "AIFF") || at(8, "AIFC")):
+		return "audio/aiff", true
+	case adtsFrame(start):
+		return "audio/aac", true
+	case at(0, "#!AMR"):
+		return "audio/amr", true
+	}
+	return "", false
+}
+
+// mpegFrame recognises the header of an MPEG audio frame of layer II or III: eleven
+// set bits, then a version, layer, bit rate and sample rate that are not reserved. Layer
+// I is nowhere in use, and a UTF-16 text begins like it.
+func mpegFrame(b []byte) bool {
+	return len(b) >= 4 && b[0] == 0xFF && b[1]&0xE0 == 0xE0 &&
+		b[1]&0x18 != 0x08 && b[1]&0x06 != 0 && b[1]&0x06 != 0x06 && b[2]&0xF0 != 0xF0 && b[2]&0x0C != 0x0C
+}
+
+func adtsFrame(b []byte) bool {
+	return len(b) >= 4 && b[0] == 0xFF && b[1]&0xF6 == 0xF0 && b[2]&0x3C != 0x3C
+}
