@@ -63,6 +63,7 @@ type Model struct {
 	CallTokens  int  // tokens in one call over all texts; 0 means no published limit
 	TextTokens  int  // tokens of one text; 0 means no published limit
 	Dimensions  int  // of a vector
+	Pooling     bool // takes pooling
 	Context     int  // tokens; 0 when not published
 	Prompt      int  // characters of an image prompt; 0 means no published limit
 	Width       Bound

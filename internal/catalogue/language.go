@@ -4,15 +4,15 @@ package catalogue
 var languageModels = []Model{
 	{
 		ID: "@cf/baai/bge-small-en-v1.5", Kind: "embedding", Transport: JSON, Answer: Vectors,
-		PerMinute: 3000, Texts: 100, TextTokens: 512, Dimensions: 384, Price: Price{PerMInput: 1841},
+		PerMinute: 3000, Texts: 100, TextTokens: 512, Dimensions: 384, Pooling: true, Price: Price{PerMInput: 1841},
 	},
 	{
 		ID: "@cf/baai/bge-base-en-v1.5", Kind: "embedding", Transport: JSON, Answer: Vectors, PerMinute: 3000,
-		Texts: 100, TextTokens: 512, Dimensions: 768, Price: Price{PerMInput: 6058},
+		Texts: 100, TextTokens: 512, Dimensions: 768, Pooling: true, Price: Price{PerMInput: 6058},
 	},
 	{
 		ID: "@cf/baai/bge-large-en-v1.5", Kind: "embedding", Transport: JSON, Answer: Vectors,
-		PerMinute: 1500, Texts: 100, TextTokens: 512, Dimensions: 1024, Price: Price{PerMInput: 18582},
+		PerMinute: 1500, Texts: 100, TextTokens: 512, Dimensions: 1024, Pooling: true, Price: Price{PerMInput: 18582},
 	},
 	{
 		ID: "@cf/baai/bge-m3", Kind: "embedding", Transport: JSON, Answer: Vectors, PerMinute: 3000,

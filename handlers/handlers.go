@@ -1,0 +1,85 @@
+// Package handlers does the tasks: it takes them from the queue, waits at the gate,
+// asks Workers AI and keeps the results. run.go is the life of a task; each kind has
+// a file of its own with the work; verdict.go says what an error leads to.
+package handlers
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai"
+	"github.com/redis/go-redis/v9"
+)
+
+// Config is what a worker needs. Redis, Store, AI and Gate are the caller's to close.
+type Config struct {
+	Redis       redis.UniversalClient
+	Store       storage.Store
+	AI          *workersai.Client
+	Gate        limit.Gate
+	Kinds       []tasks.Kind // none means all
+	Concurrency int          // tasks at once of each kind and lane; 0 means 16
+	Log         *slog.Logger // nil means the default logger
+	Fetch       *http.Client // for audio at a URL; nil means one that only reaches public addresses
+}
+
+// Validate reports every missing part.
+func (c Config) Validate() error {
+	var errs []error
+	for part, missing := range map[string]bool{
+		"Redis": c.Redis == nil, "Store": c.Store == nil, "AI": c.AI == nil, "Gate": c.Gate == nil,
+	} {
+		if missing {
+			errs = append(errs, errors.New(part+" is missing"))
+		}
+	}
+	for _, k := range c.Kinds {
+		if _, ok := tasks.SpecOf(k); !ok {
+			errs = append(errs, errors.New("kind "+string(k)+" is unknown"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) withDefaults() Config {
+	if len(c.Kinds) == 0 {
+		for _, s := range tasks.Specs {
+			c.Kinds = append(c.Kinds, s.Kind)
+		}
+	}
+	if c.Concurrency == 0 {
+		c.Concurrency = 16
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Fetch == nil {
+		c.Fetch = publicClient()
+	}
+	return c
+}
+
+// Handlers holds the work of all kinds and what this process is at.
+type Handlers struct {
+	cfg      Config
+	stopping context.Context // ends when no new call may start
+	running  sync.Map        // ids of the tasks that this process is at
+}
+
+func newHandlers(cfg Config, stopping context.Context) *Handlers {
+	return &Handlers{cfg: cfg.withDefaults(), stopping: stopping}
+}
+
+// begin claims a task for this process; false when it runs here already.
+func (h *Handlers) begin(id string) bool {
+	_, taken := h.running.LoadOrStore(id, true)
+	return !taken
+}
+
+func (h *Handlers) end(id string) { h.running.Delete(id) }

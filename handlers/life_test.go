@@ -1,0 +1,272 @@
+package handlers_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"image"
+	_ "image/jpeg"
+	_ "image/png"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/neuronmill/neuronmill/internal/catalogue"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/stretchr/testify/require"
+)
+
+// bubble runs a story in synthetic time with a worker at its side.
+func bubble(t *testing.T, story func(t *testing.T, r *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.work()
+		defer func() { r.stop() }()
+		story(t, r)
+	})
+}
+
+func TestEveryKindEndsInItsResultAndArtefacts(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		audio := r.put("default/files/f1/call.wav", string(workersaitest.SampleWAV()))
+		transcription := r.enqueue(tasks.Transcription{Audio: tasks.Audio{Key: audio}})
+		picture := r.enqueue(tasks.Image{Prompt: "a mill by a river"})
+		translation := r.enqueue(tasks.Translation{Text: "hello world", TargetLang: "es"})
+		embedding := r.enqueue(tasks.Embedding{Texts: []string{"red apples", "green apples"}}, tasks.WithLane(tasks.Bulk))
+		text := r.enqueue(tasks.Text{Prompt: "say hello"}, tasks.WithMetadata(map[string]string{"order": "7"}))
+
+		heard := output[tasks.TranscriptionOutput](t, r.wait(transcription))
+		require.NotEmpty(t, heard.Text)
+		require.Contains(t, string(r.read("default/tasks/"+transcription+"/transcript.txt")), heard.Text)
+		require.True(t, strings.HasPrefix(string(r.read("default/tasks/"+transcription+"/transcript.vtt")), "WEBVTT"))
+
+		drawn := r.wait(picture)
+		out := output[tasks.ImageOutput](t, drawn)
+		require.Len(t, drawn.Artefacts, 1)
+		require.Equal(t, out.Image, drawn.Artefacts[0].Key)
+		body := r.read(out.Image)
+		require.Equal(t, drawn.Artefacts[0].Bytes, int64(len(body)))
+		config, _, err := image.DecodeConfig(bytes.NewReader(body))
+		require.NoError(t, err)
+		require.Equal(t, [2]int{out.Width, out.Height}, [2]int{config.Width, config.Height})
+
+		require.NotEmpty(t, output[tasks.TranslationOutput](t, r.wait(translation)).TranslatedText)
+
+		vectors := output[tasks.EmbeddingOutput](t, r.wait(embedding))
+		require.Equal(t, 768, vectors.Dimensions)
+		require.Len(t, vectors.Vectors, 2)
+
+		said := r.wait(text)
+		require.NotEmpty(t, output[tasks.TextOutput](t, said).Text)
+		require.Equal(t, map[string]string{"order": "7"}, said.Metadata)
+		require.Equal(t, 1, said.Attempts)
+		require.Equal(t, 1, said.Usage.Calls)
+		require.Positive(t, said.Usage.Neurons)
+
+		r.stop()
+		require.Empty(t, r.keys("default/pending/"), "nothing is pending once all have ended")
+	})
+}
+
+func TestAThousandTextsAreCutIntoCallsAndPutTogetherInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		texts := make([]string, 250)
+		for i := range texts {
+			texts[i] = strings.Repeat("word ", i%7+1)
+		}
+		id := r.enqueue(tasks.Embedding{Texts: texts})
+		single := r.enqueue(tasks.Embedding{Texts: texts[3:4]})
+		result := r.wait(id)
+		require.Equal(t, 3, result.Usage.Calls)
+		require.Equal(t, 1, result.Attempts)
+		all := output[tasks.EmbeddingOutput](t, result)
+		require.Len(t, all.Vectors, 250)
+		require.Equal(t, all.Vectors[3], output[tasks.EmbeddingOutput](t, r.wait(single)).Vectors[0])
+		require.Equal(t, all.Vectors[3], all.Vectors[241])
+	})
+}
+
+func TestAToolCallComesWithItsArgumentsAsAnObject(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		tool := json.RawMessage(`[{"type":"function","function":{"name":"weather","description":"look up the weather",
+			"parameters":{"type":"object","properties":{"city":{"type":"string","description":"city"}},"required":["city"]}}}]`)
+		for _, model := range []string{"@cf/zai-org/glm-4.7-flash", "@cf/meta/llama-3.3-70b-instruct-fp8-fast", "@cf/meta/llama-4-scout-17b-16e-instruct"} {
+			payload, err := tasks.Parse(tasks.KindText, []byte(`{"prompt":"weather in Lisbon?","tools":`+string(tool)+`}`))
+			require.NoError(t, err)
+			out := output[tasks.TextOutput](t, r.wait(r.enqueue(payload, tasks.WithModel(model))))
+			require.Len(t, out.ToolCalls, 1, model)
+			require.Equal(t, "weather", out.ToolCalls[0].Name)
+			var arguments map[string]string
+			require.NoError(t, json.Unmarshal(out.ToolCalls[0].Arguments, &arguments), model)
+			require.Contains(t, arguments, "city")
+		}
+	})
+}
+
+func TestARefusedRequestFailsAtOnceWithADocument(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", Code: 5006})
+		result := r.wait(r.enqueue(tasks.Text{Prompt: "hi"}))
+		require.Equal(t, tasks.Failed, result.Status)
+		require.Equal(t, "request_refused", result.Error.Code)
+		require.Equal(t, 1, result.Attempts)
+		require.Contains(t, r.keys("default/tasks/"), "default/tasks/"+result.ID+"/task.json")
+	})
+}
+
+func TestATransientAnswerIsTriedAgainAndCounted(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", From: 1, To: 2, Status: http.StatusBadGateway, Body: "<html>bad gateway</html>"})
+		result := r.wait(r.enqueue(tasks.Text{Prompt: "hi"}))
+		require.Equal(t, tasks.Completed, result.Status)
+		require.Equal(t, 3, result.Attempts)
+		require.Equal(t, 3, result.Usage.Calls)
+	})
+}
+
+func TestAttemptsRunOut(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", Status: http.StatusInternalServerError, Body: "oops"})
+		spec, _ := tasks.SpecOf(tasks.KindText)
+		result := r.wait(r.enqueue(tasks.Text{Prompt: "hi"}))
+		require.Equal(t, tasks.Failed, result.Status)
+		require.Equal(t, "attempts_exhausted", result.Error.Code)
+		require.Equal(t, spec.Attempts, result.Attempts)
+		require.Len(t, r.calls("@cf/zai-org/glm-4.7-flash"), spec.Attempts)
+	})
+}
+
+func TestAThrottledTaskKeepsItsAttemptsAndClosesTheGate(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "translation", From: 1, To: 1, Code: 3021, Header: http.Header{"Retry-After": {"30"}}})
+		start := time.Now()
+		first := r.enqueue(tasks.Translation{Text: "one", TargetLang: "de"})
+		result := r.wait(first)
+		require.Equal(t, tasks.Completed, result.Status)
+		require.Equal(t, 1, result.Attempts, "the refused one is given back")
+		require.Equal(t, 2, result.Usage.Calls)
+		calls := r.calls(result.Model)
+		require.Len(t, calls, 2)
+		require.GreaterOrEqual(t, calls[1].At.Sub(start), 30*time.Second, "nothing is sent while the gate is closed")
+	})
+}
+
+func TestASpentQuotaStopsEveryModelUntilMidnight(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", From: 1, To: 1, Code: 4006})
+		text := r.enqueue(tasks.Text{Prompt: "hi"})
+		synctest.Wait()
+		time.Sleep(5 * time.Second) // in synthetic time: the refusal has been met
+		translation := r.enqueue(tasks.Translation{Text: "one", TargetLang: "de"})
+		midnight := time.Now().UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
+		require.Equal(t, tasks.Completed, r.wait(text).Status)
+		require.Equal(t, tasks.Completed, r.wait(translation).Status)
+		for _, q := range r.ai.Requests()[1:] {
+			require.False(t, q.At.Before(midnight), "%s was asked before midnight", q.Model)
+		}
+	})
+}
+
+func TestATaskPastItsDeadlineEndsWithoutACall(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", From: 1, To: 1, Code: 3021, Header: http.Header{"Retry-After": {"60"}}})
+		first := r.enqueue(tasks.Text{Prompt: "hi"})
+		time.Sleep(5 * time.Second)
+		late := r.wait(r.enqueue(tasks.Text{Prompt: "too late"}, tasks.WithTimeToLive(20*time.Second)))
+		require.Equal(t, "deadline_exceeded", late.Error.Code)
+		require.Zero(t, late.Usage.Calls)
+		require.Nil(t, late.StartedAt)
+		require.Equal(t, tasks.Completed, r.wait(first).Status)
+	})
+}
+
+func TestAnUndecodablePayloadEndsAsFailed(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		queue := asynq.NewClientFromRedisClient(r.redis)
+		_, err := queue.EnqueueContext(t.Context(), asynq.NewTask("text", []byte("\xff{nonsense")),
+			asynq.TaskID("t_broken"), asynq.Queue("text:interactive"), asynq.MaxRetry(100))
+		require.NoError(t, err)
+		result := r.wait("t_broken")
+		require.Equal(t, tasks.Failed, result.Status)
+		require.Equal(t, "payload_invalid", result.Error.Code)
+		require.Empty(t, r.ai.Requests())
+	})
+}
+
+func TestATaskThatHasAResultIsNotPaidAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithIdempotencyKey("once"))
+		first := r.wait(id)
+		task := tasks.Task{Version: 1, ID: id, Tenant: "default", Kind: tasks.KindText, Lane: tasks.Interactive,
+			Model: first.Model, Payload: json.RawMessage(`{"prompt":"hi"}`), CreatedAt: first.CreatedAt, Deadline: time.Now().Add(time.Hour)}
+		time.Sleep(5 * time.Second)
+		require.NoError(t, r.client.Requeue(t.Context(), task))
+		time.Sleep(5 * time.Second)
+		require.Len(t, r.calls(first.Model), 1)
+	})
+}
+
+func TestAPendingRecordThatTheQueueLostRunsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		require.NoError(t, r.redis.FlushAll(t.Context()).Err())
+		time.Sleep(2 * time.Minute)
+		r.work()
+		defer func() { r.stop() }()
+		require.Equal(t, tasks.Completed, r.wait(id).Status)
+	})
+}
+
+func TestATaskOfADeadWorkerComesBackWithinFortySeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		// What a worker leaves that died just after it took the task.
+		queue, at := "asynq:{text:interactive}:", t.Context()
+		require.NoError(t, r.redis.RPopLPush(at, queue+"pending", queue+"active").Err())
+		require.NoError(t, r.redis.HSet(at, queue+"t:"+id, "state", "active").Err())
+		start := time.Now()
+		z := redisZ(start.Add(30*time.Second), id)
+		require.NoError(t, r.redis.ZAdd(at, queue+"lease", z).Err())
+		r.work()
+		defer func() { r.stop() }()
+		require.Equal(t, tasks.Completed, r.wait(id).Status)
+		require.Less(t, time.Since(start), 41*time.Second)
+	})
+}
+
+func TestABucketThatIsAwayForAWhileCostsNoSecondCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		flaky := &away{Store: r.store, until: time.Now().Add(45 * time.Second)}
+		r.cfg.Store = flaky
+		r.work()
+		defer func() { r.stop() }()
+		result := r.wait(r.enqueue(tasks.Image{Prompt: "a mill"}))
+		require.Equal(t, tasks.Completed, result.Status)
+		require.Len(t, r.calls(result.Model), 1)
+	})
+}
+
+func TestTheGateIsAskedBeforeEveryCall(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		model := "@cf/deepseek-ai/deepseek-v4-flash-0731"
+		row, _ := catalogue.Find(model)
+		require.Equal(t, 20, row.PerMinute)
+		var ids []string
+		for range 30 {
+			ids = append(ids, r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithModel(model)))
+		}
+		for _, id := range ids {
+			require.Equal(t, tasks.Completed, r.wait(id).Status)
+		}
+		for _, q := range r.calls(model) {
+			require.Equal(t, http.StatusOK, q.Status, "the emulator met more than the limit")
+		}
+	})
+}

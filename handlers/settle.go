@@ -1,0 +1,110 @@
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/failpoint"
+	"github.com/neuronmill/neuronmill/tasks"
+)
+
+// settle ends a run: nil acknowledges the task, an error brings it again.
+func (h *Handlers) settle(ctx context.Context, j *job, err error) error {
+	if err != nil {
+		if err = h.carryOut(ctx, j, judge(err, j.counts, j.spec, time.Now())); err != nil {
+			return err
+		}
+	}
+	failpoint.Hit("before-pending-delete")
+	// A record that stays is no harm: the reaper brings the task again, and it is
+	// acknowledged by its result.
+	if j.task.Pending {
+		if err := h.cfg.Store.Delete(ctx, tasks.PendingKey(j.task.Tenant, j.task.ID)); err != nil {
+			return &handback{after: 5 * time.Second, why: "delete the pending record: " + clean(err.Error())}
+		}
+	}
+	failpoint.Hit("before-ack")
+	return nil
+}
+
+// carryOut does what the verdict says; nil when the task has ended.
+func (h *Handlers) carryOut(ctx context.Context, j *job, v verdict) error {
+	if v.fail != nil {
+		return h.fail(ctx, j, v.fail)
+	}
+	if v.uncounted {
+		h.giveBack(ctx, j)
+	}
+	if v.close > 0 {
+		model := j.task.Model
+		if v.account {
+			model = ""
+		}
+		if err := h.cfg.Gate.Close(ctx, model, time.Now().Add(v.close), v.why); err != nil {
+			h.cfg.Log.Warn("gate not closed", "model", model, "error", err)
+		}
+	}
+	if v.loud != "" {
+		h.cfg.Log.Error(v.loud, "model", j.task.Model, "answer", v.why)
+	}
+	h.logAgain(j, v)
+	return &handback{after: v.after, why: v.why}
+}
+
+// fail ends a task with its failure document. The task itself is left beside it, so
+// that a person can have it run again.
+func (h *Handlers) fail(ctx context.Context, j *job, f *tasks.Failure) error {
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	whole, err := json.Marshal(j.task)
+	if err == nil {
+		err = h.cfg.Store.Put(ctx, j.key("task.json"), bytes.NewReader(whole), "application/json")
+	}
+	if err == nil {
+		r := j.result(tasks.Failed)
+		r.Error = f
+		err = h.finish(ctx, j, r)
+	}
+	if err != nil {
+		return &handback{after: backoff(3), why: "store the failure: " + clean(err.Error())}
+	}
+	return nil
+}
+
+// refuse ends what cannot be decoded: it would fail the same way every time.
+func (h *Handlers) refuse(ctx context.Context, id, kind string, err error) error {
+	j := &job{h: h, task: tasks.Task{ID: id, Tenant: "default", Kind: tasks.Kind(kind), CreatedAt: time.Now().UTC()}}
+	failure := &tasks.Failure{Code: "payload_invalid", Message: clean(err.Error())}
+	return h.fail(context.WithoutCancel(ctx), j, failure)
+}
+
+func (h *Handlers) logEnd(j *job, r tasks.Result) {
+	attrs := j.attrs(string(r.Status))
+	if r.Error != nil {
+		h.cfg.Log.Warn("task failed", append(attrs, "code", r.Error.Code, "message", r.Error.Message)...)
+		return
+	}
+	h.cfg.Log.Info("task done", attrs...)
+}
+
+func (h *Handlers) logAgain(j *job, v verdict) {
+	level := slog.LevelInfo
+	if v.uncounted && v.close == 0 {
+		level = slog.LevelDebug
+	}
+	h.cfg.Log.Log(context.Background(), level, "task comes again", append(j.attrs("again"), "after", v.after, "why", v.why)...)
+}
+
+func (j *job) attrs(outcome string) []any {
+	var took time.Duration
+	if !j.startedAt.IsZero() {
+		took = time.Since(j.startedAt).Round(time.Millisecond)
+	}
+	return []any{
+		"task", j.task.ID, "kind", j.task.Kind, "attempt", j.counts.attempts,
+		"model", j.task.Model, "took", took, "outcome", outcome,
+	}
+}

@@ -1,0 +1,87 @@
+package tasks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/redis/go-redis/v9"
+)
+
+// Config of a Client.
+type Config struct {
+	Redis redis.UniversalClient // the caller's to close
+	// Store is the bucket of the workers. With it an accepted task survives the loss
+	// of Redis, and inputs may be large; without it a task is as durable as Redis.
+	Store  storage.Store
+	Tenant string // "default" when empty
+	// AllowUnknownModel lets models through that the catalogue does not know.
+	AllowUnknownModel bool
+}
+
+// Client puts tasks into the queue and finds them again. It is safe for concurrent
+// use.
+type Client struct {
+	cfg Config
+}
+
+// NewClient makes a client; there is nothing to close.
+func NewClient(cfg Config) *Client {
+	if cfg.Tenant == "" {
+		cfg.Tenant = "default"
+	}
+	return &Client{cfg: cfg}
+}
+
+// Accepted is the receipt of a task.
+type Accepted struct {
+	ID         string `json:"id"`
+	Kind       Kind   `json:"kind"`
+	Lane       Lane   `json:"lane"`
+	Model      string `json:"model"`
+	Durability string `json:"durability"` // "store" or "redis": what an accepted task survives with
+	Existing   bool   `json:"existing"`   // the idempotency key had this task already
+}
+
+// Request is one task of EnqueueMany.
+type Request struct {
+	Payload Payload
+	Options []Option
+}
+
+var (
+	// ErrIdempotencyMismatch: the key belongs to a task of other content.
+	ErrIdempotencyMismatch = errors.New("this idempotency key belongs to a task with another payload")
+	// ErrUnknownOutcome: the answer of Redis or the bucket was lost, so the task may run
+	// or not. Repeating the call with the same idempotency key settles it.
+	ErrUnknownOutcome = errors.New("unknown outcome: the task may run")
+	// ErrNotFound: neither Redis nor the bucket knows the task.
+	ErrNotFound = errors.New("task not found")
+	// ErrEnded: the task has a result already.
+	ErrEnded = errors.New("task has ended")
+)
+
+// Enqueue accepts one task. What is wrong with it comes as Problems; an error means
+// that it never runs, except ErrUnknownOutcome.
+func (c *Client) Enqueue(ctx context.Context, p Payload, opts ...Option) (Accepted, error) {
+	accepted, errs := c.EnqueueMany(ctx, []Request{{p, opts}})
+	return accepted[0], errs[0]
+}
+
+// Wait returns a task's result once it has ended; a failed result is no error. It
+// asks Redis every 50 ms at first and every second later.
+func (c *Client) Wait(ctx context.Context, id string) (*Result, error) {
+	for pause := 50 * time.Millisecond; ; pause = min(pause*5/4, time.Second) {
+		r, err := c.Result(ctx, id)
+		if err == nil || !errors.Is(err, ErrNotFound) {
+			return r, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for %s: %w", id, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}

@@ -1,0 +1,252 @@
+package tasks
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/redis/go-redis/v9"
+)
+
+// Info is where a task stands.
+type Info struct {
+	Task
+	State     string    // pending, scheduled, active, retry, archived; completed or failed once it has ended
+	Attempts  int       // calls begun so far that count
+	LastError string    // why it comes again
+	NextRun   time.Time // when it comes again; zero when it is due
+	Result    *Result   // nil while it has not ended
+}
+
+// Get finds a task, in Redis or by its result. ErrNotFound when neither has it.
+func (c *Client) Get(ctx context.Context, id string) (Info, error) {
+	r, err := c.Result(ctx, id)
+	if err == nil {
+		return Info{
+			Task:  Task{ID: r.ID, Tenant: c.cfg.Tenant, Kind: r.Kind, Model: r.Model, CreatedAt: r.CreatedAt, Metadata: r.Metadata},
+			State: string(r.Status), Attempts: r.Attempts, Result: r,
+		}, nil
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return Info{}, err
+	}
+	queue, err := c.findQueue(ctx, id)
+	if err != nil {
+		return Info{}, err
+	}
+	queued, err := asynq.NewInspectorFromRedisClient(c.cfg.Redis).GetTaskInfo(queue, id)
+	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
+		return Info{}, ErrNotFound // it ended between the two looks, or never was
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("look for %s: %w", id, err)
+	}
+	return c.describe(ctx, queued)
+}
+
+func (c *Client) describe(ctx context.Context, queued *asynq.TaskInfo) (Info, error) {
+	info := Info{State: queued.State.String(), LastError: queued.LastErr, NextRun: queued.NextProcessAt}
+	info.Task, _ = Decode(queued.Payload)
+	info.ID = queued.ID
+	if info.State == "pending" || info.State == "active" {
+		info.NextRun = time.Time{}
+	}
+	counts, err := c.cfg.Redis.HMGet(ctx, LiveKey(queued.ID), "attempts", "unpaid").Result()
+	if err != nil {
+		return info, fmt.Errorf("read the counters of %s: %w", queued.ID, err)
+	}
+	for i, sign := range []int{1, -1} {
+		text, _ := counts[i].(string)
+		n, _ := strconv.Atoi(text)
+		info.Attempts += sign * n
+	}
+	return info, nil
+}
+
+// Queues are the names of all asynq queues, interactive ones first.
+func Queues() []string {
+	var names []string
+	for _, l := range []Lane{Interactive, Bulk} {
+		for _, s := range Specs {
+			names = append(names, Queue(s.Kind, l))
+		}
+	}
+	return names
+}
+
+// findQueue asks all queues for a task in one round trip.
+func (c *Client) findQueue(ctx context.Context, id string) (string, error) {
+	queues := Queues()
+	replies := make([]*redis.IntCmd, len(queues))
+	pipe := c.cfg.Redis.Pipeline()
+	for i, q := range queues {
+		replies[i] = pipe.Exists(ctx, "asynq:{"+q+"}:t:"+id)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return "", fmt.Errorf("look for %s: %w", id, err)
+	}
+	i := slices.IndexFunc(replies, func(r *redis.IntCmd) bool { return r.Val() == 1 })
+	if i < 0 {
+		return "", ErrNotFound
+	}
+	return queues[i], nil
+}
+
+// Result is a task's result; ErrNotFound while there is none. Without a Store it is
+// known for an hour after the end, and only when it has at most 64 KiB.
+func (c *Client) Result(ctx context.Context, id string) (*Result, error) {
+	document, err := c.cfg.Redis.HGet(ctx, LiveKey(id), "result").Bytes()
+	if err == nil {
+		var r Result
+		if err := json.Unmarshal(document, &r); err != nil {
+			return nil, fmt.Errorf("decode the result of %s: %w", id, err)
+		}
+		return &r, nil
+	}
+	if c.cfg.Store != nil {
+		return c.storedResult(ctx, id)
+	}
+	if errors.Is(err, redis.Nil) {
+		return nil, ErrNotFound
+	}
+	return nil, fmt.Errorf("look for the result of %s: %w", id, err)
+}
+
+func (c *Client) storedResult(ctx context.Context, id string) (*Result, error) {
+	var r Result
+	err := readJSON(ctx, c.cfg.Store, ResultKey(c.cfg.Tenant, id), &r)
+	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrInvalidKey) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// ListFilter narrows List.
+type ListFilter struct {
+	Kind  Kind   // all when empty
+	Lane  Lane   // both when empty
+	State string // pending, scheduled, active, retry or archived; all when empty
+	Limit int    // at most so many; 0 means 100
+}
+
+// List gives tasks that have not ended, as Redis has them. Those that have ended are
+// in the bucket.
+func (c *Client) List(ctx context.Context, f ListFilter) ([]Info, error) {
+	if f.Limit == 0 {
+		f.Limit = 100
+	}
+	inspector := asynq.NewInspectorFromRedisClient(c.cfg.Redis)
+	states := map[string]func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error){
+		"active": inspector.ListActiveTasks, "pending": inspector.ListPendingTasks, "retry": inspector.ListRetryTasks,
+		"scheduled": inspector.ListScheduledTasks, "archived": inspector.ListArchivedTasks,
+	}
+	if _, ok := states[f.State]; f.State != "" && !ok {
+		return nil, Problems{{"state", quote(f.State) + " is none of active, pending, retry, scheduled, archived"}}
+	}
+	var list []Info
+	for _, q := range Queues() {
+		if !matches(q, f) {
+			continue
+		}
+		for _, state := range []string{"active", "pending", "retry", "scheduled", "archived"} {
+			if f.State != "" && f.State != state {
+				continue
+			}
+			found, err := states[state](q, asynq.PageSize(f.Limit))
+			if errors.Is(err, asynq.ErrQueueNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("list %s tasks of %s: %w", state, q, err)
+			}
+			for _, t := range found {
+				info, err := c.describe(ctx, t)
+				if err != nil {
+					return nil, err
+				}
+				if list = append(list, info); len(list) == f.Limit {
+					return list, nil
+				}
+			}
+		}
+	}
+	return list, nil
+}
+
+func matches(queue string, f ListFilter) bool {
+	for _, s := range Specs {
+		for _, l := range []Lane{Interactive, Bulk} {
+			if Queue(s.Kind, l) == queue {
+				return (f.Kind == "" || f.Kind == s.Kind) && (f.Lane == "" || f.Lane == l)
+			}
+		}
+	}
+	return false
+}
+
+// Cancel ends a task that has not ended: a waiting one at once, a running one before
+// its next call. ErrEnded when it has a result.
+func (c *Client) Cancel(ctx context.Context, id string) error {
+	info, err := c.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if info.Result != nil {
+		return ErrEnded
+	}
+	key := LiveKey(id)
+	pipe := c.cfg.Redis.TxPipeline()
+	pipe.HSet(ctx, key, "cancelled", 1)
+	pipe.ExpireAt(ctx, key, info.Deadline.Add(LiveTTL))
+	if _, err := pipe.Exec(ctx); err != nil {
+		return fmt.Errorf("cancel %s: %w", id, err)
+	}
+	// A worker writes the end of the task, as it does every end; one that waits for
+	// later is brought forward.
+	if info.State == "retry" || info.State == "scheduled" {
+		err := asynq.NewInspectorFromRedisClient(c.cfg.Redis).RunTask(Queue(info.Kind, info.Lane), id)
+		if err != nil && !errors.Is(err, asynq.ErrTaskNotFound) {
+			return fmt.Errorf("bring %s forward: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// Retry runs a failed task again as a new one, since a result is final: its metadata
+// has retry_of. It needs a Store, where the failed task lies beside its result.
+func (c *Client) Retry(ctx context.Context, id string) (Accepted, error) {
+	if c.cfg.Store == nil {
+		return Accepted{}, errors.New("retry needs a Store: the failed task lies in the bucket")
+	}
+	r, err := c.storedResult(ctx, id)
+	if err != nil {
+		return Accepted{}, err
+	}
+	if r.Status != Failed {
+		return Accepted{}, fmt.Errorf("retry %s: it completed", id)
+	}
+	var t Task
+	if err := readJSON(ctx, c.cfg.Store, ArtefactKey(c.cfg.Tenant, id, "task.json"), &t); err != nil {
+		return Accepted{}, fmt.Errorf("retry %s: %w", id, err)
+	}
+	payload, err := t.Input(ctx, c.cfg.Store)
+	if err != nil {
+		return Accepted{}, fmt.Errorf("retry %s: %w", id, err)
+	}
+	metadata := map[string]string{"retry_of": id}
+	for k, v := range t.Metadata {
+		if len(metadata) < 16 && k != "retry_of" {
+			metadata[k] = v
+		}
+	}
+	return c.Enqueue(ctx, payload, WithLane(t.Lane), WithModel(t.Model), WithMetadata(metadata))
+}

@@ -1,0 +1,212 @@
+package tasks
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Parse reads the JSON of a payload strictly and validates it. What is wrong comes as
+// Problems: unknown fields (with the one that was probably meant), duplicate keys,
+// wrong types, invalid UTF-8, and whatever Validate finds.
+func Parse(k Kind, data []byte) (Payload, error) {
+	spec, ok := SpecOf(k)
+	if !ok {
+		return nil, unknownKind(k)
+	}
+	p, err := spec.parse(data)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Validate()
+}
+
+func unknownKind(k Kind) error {
+	var names []string
+	for _, s := range Specs {
+		names = append(names, string(s.Kind))
+	}
+	return Problems{{"kind", fmt.Sprintf("%s is none of %s", quote(string(k)), strings.Join(names, ", "))}}
+}
+
+// decode reads a payload field by field, so that one wrong field does not hide the
+// next.
+func decode[P Payload](data []byte) (Payload, error) {
+	var (
+		payload  P
+		problems Problems
+		members  map[string]jsontext.Value
+	)
+	data = bytes.TrimPrefix(data, []byte("\xEF\xBB\xBF"))
+	switch {
+	case len(bytes.TrimSpace(data)) == 0:
+		return nil, Problems{{"", "the payload is empty"}}
+	case !utf8.Valid(data):
+		return nil, Problems{{"", "the payload is not valid UTF-8"}}
+	}
+	if err := json.Unmarshal(data, &members); err != nil {
+		if bytes.HasPrefix(bytes.TrimSpace(data), []byte("[")) {
+			return nil, Problems{{"", "the payload is a list; one task takes one object"}}
+		}
+		return nil, Problems{{fieldOf(err), "not valid JSON: " + reason(err)}}
+	}
+	fields := fieldsOf(reflect.ValueOf(&payload).Elem())
+	for _, name := range slices.Sorted(mapKeys(members)) {
+		field, ok := fields[name]
+		if !ok {
+			problems.add(quoteField(name), "no such field%s", nearest(name, fields))
+			continue
+		}
+		err := json.Unmarshal(members[name], field.Addr().Interface(), json.RejectUnknownMembers(true))
+		if err != nil {
+			problems.add(name+fieldOf(err), "%s", reason(err))
+		}
+	}
+	return payload, problems.err()
+}
+
+func mapKeys[V any](m map[string]V) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// fieldsOf maps the JSON names of a struct to its fields.
+func fieldsOf(v reflect.Value) map[string]reflect.Value {
+	fields := map[string]reflect.Value{}
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		fields[name] = v.Field(i)
+	}
+	return fields
+}
+
+// reason is an error of the JSON library in words that name no Go type.
+func reason(err error) string {
+	var semantic *json.SemanticError
+	if errors.As(err, &semantic) {
+		if errors.Is(err, json.ErrUnknownName) {
+			return "no such field"
+		}
+		if semantic.GoType != nil && semantic.JSONKind != 0 {
+			return fmt.Sprintf("wants %s, not %s", wanted(semantic.GoType), kindName(semantic.JSONKind))
+		}
+	}
+	var syntactic *jsontext.SyntacticError
+	if errors.As(err, &syntactic) {
+		return fmt.Sprintf("%v at byte %d", syntactic.Err, syntactic.ByteOffset)
+	}
+	return err.Error()
+}
+
+// fieldOf is where in a value an error lies: ".key", "[3]".
+func fieldOf(err error) string {
+	var pointer jsontext.Pointer
+	var semantic *json.SemanticError
+	var syntactic *jsontext.SyntacticError
+	switch {
+	case errors.As(err, &semantic):
+		pointer = semantic.JSONPointer
+	case errors.As(err, &syntactic):
+		pointer = syntactic.JSONPointer
+	}
+	var b strings.Builder
+	for token := range pointer.Tokens() {
+		if strings.Trim(token, "0123456789") == "" {
+			b.WriteString("[" + token + "]")
+			continue
+		}
+		b.WriteString("." + quoteField(token))
+	}
+	return b.String()
+}
+
+func quoteField(name string) string {
+	if quoted := quote(name); quoted != `"`+name+`"` {
+		return quoted
+	}
+	return name
+}
+
+func wanted(t reflect.Type) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	case reflect.Float64:
+		return "a number"
+	case reflect.Slice:
+		return "a list"
+	}
+	return "an object"
+}
+
+func kindName(k jsontext.Kind) string {
+	switch k {
+	case '"':
+		return "a string"
+	case '0':
+		return "this number"
+	case 't', 'f':
+		return "true or false"
+	case '[':
+		return "a list"
+	case '{':
+		return "an object"
+	}
+	return "null"
+}
+
+// nearest suggests the known name that was probably meant.
+func nearest[V any](name string, known map[string]V) string {
+	best, least := "", 3
+	for k := range known {
+		if d := distance(strings.ToLower(name), k, least); d < least || d == least && best != "" && k < best {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		return "; there are " + strings.Join(slices.Sorted(mapKeys(known)), ", ")
+	}
+	return "; did you mean " + best + "?"
+}
+
+// distance is the edit distance of two short words, or limit when it is not below it.
+func distance(a, b string, limit int) int {
+	if max(len(a)-len(b), len(b)-len(a)) >= limit {
+		return limit
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return min(row[len(b)], limit)
+}
