@@ -1,0 +1,12 @@
+package storage_test
+
+import (
+	"testing"
+
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/storage/storagetest"
+)
+
+func TestMemoryIsAStore(t *testing.T) {
+	storagetest.Run(t, func(*testing.T) storage.Store { return storage.NewMemory() })
+}
