@@ -156,7 +156,11 @@ func TestAThrottledTaskKeepsItsAttemptsAndClosesTheGate(t *testing.T) {
 }
 
 func TestASpentQuotaStopsEveryModelUntilMidnight(t *testing.T) {
-	bubble(t, func(t *testing.T, r *rig) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		time.Sleep(23*time.Hour + 58*time.Minute) // the bubble's clock begins at midnight
+		r.work()
+		defer func() { r.stop() }()
 		r.ai.Fault(workersaitest.Fault{Kind: "text", From: 1, To: 1, Code: 4006})
 		text := r.enqueue(tasks.Text{Prompt: "hi"})
 		synctest.Wait()

@@ -18,7 +18,7 @@ func Memory(t testing.TB) *redis.Client {
 	server := miniredis.NewMiniRedis()
 	server.ClockTTL(true)
 	client := redis.NewClient(&redis.Options{
-		Addr:            "memory",
+		Addr:            "127.0.0.1:6379", // never dialled; a name would be looked up
 		Dialer:          func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
 		Protocol:        2, // what the in-memory server speaks without a second try
 		DisableIdentity: true,

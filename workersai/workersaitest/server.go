@@ -1,0 +1,205 @@
+// Package workersaitest is an emulator of Workers AI: one http.Handler that answers
+// for every model of the catalogue in that model's true shape, refuses what the API
+// refuses, enforces limits per minute, and fails on demand. Its log of requests is a
+// witness of what was asked and billed.
+//
+// New makes one; Server.Client asks it without opening a port, in synthetic time too.
+package workersaitest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/internal/catalogue"
+	"github.com/neuronmill/neuronmill/workersai"
+)
+
+// Options of a Server. The zero value enforces the catalogue's limits and answers at
+// once to any token.
+type Options struct {
+	Latency   time.Duration  // before each answer
+	Limits    map[string]int // requests a window, by model or kind; the catalogue's where absent
+	NoLimits  bool
+	Window    string        // sliding (default), fixed or bucket
+	PerWindow time.Duration // a minute when 0
+	Token     string        // the only one that is accepted; any when empty
+}
+
+// Server is the emulator. It is safe for concurrent use.
+type Server struct {
+	opts Options
+	mux  *http.ServeMux
+
+	mu       sync.Mutex
+	log      []Request
+	faults   []*armed
+	limits   map[string]*window
+	inFlight int
+}
+
+// New makes an emulator; there is nothing to close.
+func New(o Options) *Server {
+	if o.PerWindow == 0 {
+		o.PerWindow = time.Minute
+	}
+	s := &Server{opts: o, mux: http.NewServeMux(), limits: map[string]*window{}}
+	s.mux.HandleFunc("GET /_emulator/requests", s.serveLog)
+	s.mux.HandleFunc("POST /_emulator/faults", s.serveFault)
+	s.mux.HandleFunc("POST /_emulator/reset", func(w http.ResponseWriter, _ *http.Request) { s.Reset() })
+	s.mux.HandleFunc("/", s.serveAPI)
+	return s
+}
+
+// Client is ready to ask this emulator, in this process.
+func (s *Server) Client() *workersai.Client {
+	return &workersai.Client{
+		BaseURL: "http://emulator.invalid/client/v4", AccountID: "emulator", Token: s.opts.Token, HTTP: s.HTTPClient(),
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// serveAPI finds the account's part of the path; what stands before it, a version or a
+// gateway, does not matter.
+func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
+	_, rest, ok := strings.Cut(r.URL.Path, "/accounts/")
+	_, route, ok2 := strings.Cut(rest, "/ai/")
+	switch {
+	case !ok || !ok2:
+		refuse(w, 7000)
+	case !s.authorized(r):
+		refuse(w, 10000)
+	case r.Method == http.MethodGet && route == "models/search":
+		s.serveCatalogue(w)
+	case r.Method == http.MethodPost && strings.HasPrefix(route, "run/"):
+		s.serveRun(w, r, strings.TrimPrefix(route, "run/"))
+	default:
+		refuse(w, 7000)
+	}
+}
+
+func (s *Server) authorized(r *http.Request) bool {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return ok && (s.opts.Token == "" || token == s.opts.Token)
+}
+
+// serveRun is one inference: log, limits, faults, then the model's answer.
+func (s *Server) serveRun(w http.ResponseWriter, r *http.Request, model string) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 256<<20))
+	if err != nil {
+		refuse(w, 3003)
+		return
+	}
+	row, known := catalogue.Find(model)
+	entry, done := s.begin(r, row, model, body)
+	defer done()
+	fault := s.faultFor(*entry)
+	if fault != nil && fault.before(w, r) {
+		s.settle(entry, fault.refusal())
+		return
+	}
+	if !pause(r, s.opts.Latency) {
+		return
+	}
+	answer := s.answer(row, known, r, body)
+	if answer.status == http.StatusOK {
+		if limited := s.overLimit(row); limited {
+			answer = failed(3021)
+		}
+	}
+	s.settle(entry, answer)
+	if fault != nil && fault.during(w, r, answer) {
+		return
+	}
+	answer.write(w)
+}
+
+// pause waits for d unless the caller goes away first.
+func pause(r *http.Request, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-r.Context().Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// answer is what goes back: JSON in the envelope, raw bytes, or frames of a stream.
+type answer struct {
+	status      int
+	code        int
+	contentType string
+	body        []byte
+	neurons     float64
+	silent      bool // sends no neurons header, as some models do
+}
+
+func (a answer) write(w http.ResponseWriter) {
+	a.head(w)
+	w.WriteHeader(a.status)
+	if a.contentType != "text/event-stream" {
+		_, _ = w.Write(a.body)
+		return
+	}
+	for frame := range bytes.SplitAfterSeq(a.body, []byte("\n\n")) {
+		if _, err := w.Write(frame); err != nil {
+			return
+		}
+		_ = http.NewResponseController(w).Flush()
+	}
+}
+
+func (a answer) head(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Content-Type", a.contentType)
+	h.Set("Cf-Ray", strings.ReplaceAll(uuid.NewString(), "-", "")[:16]+"-LIS")
+	h.Set("Cf-Ai-Req-Id", uuid.NewString())
+	h.Set("Cache-Control", "no-store")
+	if a.status == http.StatusOK && !a.silent {
+		h.Set("Cf-Ai-Neurons", fmt.Sprintf("%.4f", a.neurons))
+	}
+}
+
+// result wraps a model's answer in the envelope.
+func result(v any, neurons float64) answer {
+	body, err := json.Marshal(map[string]any{"result": v, "success": true, "errors": []any{}, "messages": []any{}})
+	if err != nil {
+		return failed(3043)
+	}
+	return answer{status: http.StatusOK, contentType: "application/json", body: body, neurons: neurons}
+}
+
+func (s *Server) serveCatalogue(w http.ResponseWriter) {
+	type task struct {
+		Name string `json:"name"`
+	}
+	type model struct {
+		Name       string `json:"name"`
+		Task       task   `json:"task"`
+		Properties []any  `json:"properties"`
+	}
+	names := map[string]string{
+		"text": "Text Generation", "embedding": "Text Embeddings", "image": "Text-to-Image",
+		"transcription": "Automatic Speech Recognition", "translation": "Translation",
+	}
+	models := []model{}
+	for _, m := range catalogue.All() {
+		if m.WithdrawnOn == "" {
+			models = append(models, model{m.ID, task{names[m.Kind]}, []any{}})
+		}
+	}
+	result(models, 0).write(w)
+}
