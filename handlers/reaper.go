@@ -26,7 +26,7 @@ const (
 	leaseSlack  = 6 * time.Second // more than the 5 s heartbeat: the owner would have renewed
 	leaseEvery  = 3 * time.Second
 	pendingAge  = time.Minute // younger records may still be on their way into the queue
-	pendingTick = 5 * time.Minute
+	pendingTick = time.Minute
 	reaperLock  = "neuronmill:reaper"
 )
 

@@ -146,3 +146,13 @@ func digest(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return hex.EncodeToString(sum[:])
 }
+
+// Check reports what Enqueue would refuse about a task, without enqueuing it.
+func Check(p Payload, opts ...Option) error {
+	var o Options
+	for _, set := range opts {
+		set(&o)
+	}
+	_, err := NewClient(Config{}).prepare(p, o, time.Now())
+	return err
+}

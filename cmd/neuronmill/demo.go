@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+)
+
+type demoCmd struct{}
+
+// Run does a task of every kind on embedded defaults, whatever is set; only the account
+// of the settings is used.
+func (c *demoCmd) Run(g *globals) error {
+	dir, err := os.MkdirTemp("", "neuronmill-demo-")
+	if err != nil {
+		return fmt.Errorf("make a folder: %w", err)
+	}
+	g.settings.RedisURL, g.settings.StoreURL, g.settings.DataDir = "embedded:", "file:"+filepath.Join(dir, "bucket"), dir
+	g.log = app.Logger(g.stderr, "warn")
+	stack, err := app.Open(g.ctx, g.settings, false, g.log)
+	if err != nil {
+		return err
+	}
+	defer stack.Close()
+	fmt.Fprintf(g.stderr, "redis: %s\nbucket: %s\n", stack.Redis.Description, stack.Bucket)
+	stop, err := startWorker(g, stack)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	const audio = "default/files/demo/clip.wav"
+	if err := stack.Store.Put(g.ctx, audio, bytes.NewReader(workersaitest.SampleWAV()), "audio/wav"); err != nil {
+		return err
+	}
+	accepted, errs := stack.Client.EnqueueMany(g.ctx, demoTasks(audio))
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	results, err := c.wait(g, stack, accepted)
+	if err != nil {
+		return err
+	}
+	return c.table(g, results, filepath.Join(dir, "bucket"))
+}
+
+func demoTasks(audio string) []tasks.Request {
+	weather, err := tasks.Parse(tasks.KindText, []byte(`{"prompt": "What is the weather in Lisbon?", "tools": [{"type": "function",
+		"function": {"name": "weather", "description": "look up the weather", "parameters": {"type": "object",
+		"properties": {"city": {"type": "string", "description": "name of the city"}}, "required": ["city"]}}}]}`))
+	if err != nil {
+		panic(err) // it is a constant
+	}
+	payloads := []tasks.Payload{
+		tasks.Transcription{Audio: tasks.Audio{Key: audio}},
+		tasks.Image{Prompt: "a mill by a river at dawn"},
+		tasks.Image{Prompt: "a mill in the mountains"},
+		tasks.Translation{Text: "Good morning, world", TargetLang: "es"},
+		tasks.Translation{Text: "Hello and thanks", TargetLang: "de"},
+		tasks.Embedding{Texts: []string{"red apples", "green apples", "a car engine"}},
+		tasks.Text{Prompt: "Why does a queue need a gate?"},
+		weather,
+	}
+	var requests []tasks.Request
+	for _, p := range payloads {
+		requests = append(requests, tasks.Request{Payload: p})
+	}
+	return requests
+}
+
+func (c *demoCmd) wait(g *globals, stack *app.Stack, accepted []tasks.Accepted) ([]*tasks.Result, error) {
+	ctx, cancel := context.WithTimeout(g.ctx, 5*time.Minute)
+	defer cancel()
+	var results []*tasks.Result
+	for i, a := range accepted {
+		r, err := stack.Client.Wait(ctx, a.ID)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(g.stderr, "%d of %d  %s %s\n", i+1, len(accepted), a.Kind, r.Status)
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+func (c *demoCmd) table(g *globals, results []*tasks.Result, bucket string) error {
+	w := tabwriter.NewWriter(g.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tKIND\tMODEL\tTOOK\tNEURONS\tRESULT")
+	failed := 0
+	for _, r := range results {
+		took := r.FinishedAt.Sub(r.CreatedAt).Round(time.Millisecond)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.2f\t%s\n", r.ID, r.Kind, r.Model, took, r.Usage.Neurons, tasks.ResultKey("default", r.ID))
+		if r.Status != tasks.Completed {
+			failed++
+			fmt.Fprintf(g.stderr, "%s: %v\n", r.ID, r.Error)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(g.stdout, "\nThe results lie below %s.\n", bucket)
+	if g.settings.AccountID == "" {
+		fmt.Fprintln(g.stdout, "The emulator answered. To use a real account set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN.")
+	}
+	if failed > 0 {
+		return &app.Exit{Code: app.ExitFailed, Err: fmt.Errorf("%d of %d tasks failed", failed, len(results))}
+	}
+	return nil
+}

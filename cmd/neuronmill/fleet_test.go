@@ -1,0 +1,214 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/realtest"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// fleet is the system as it is deployed: a real Redis, a real S3 server, the emulator
+// and every worker in processes of their own.
+type fleet struct {
+	t      *testing.T
+	binary string
+	env    []string
+	api    string // where the emulator listens
+	redis  *redis.Client
+	store  storage.Store
+}
+
+func newFleet(t *testing.T) *fleet {
+	server := realtest.Redis(t)
+	storeURL := realtest.S3(t)
+	f := &fleet{t: t, binary: build(t), redis: redis.NewClient(&redis.Options{Addr: server.Addr})}
+	t.Cleanup(func() { f.redis.Close() })
+	var err error
+	f.store, _, err = app.OpenStore(t.Context(), app.Settings{StoreURL: storeURL})
+	require.NoError(t, err)
+	address := realtest.FreeAddr(t)
+	f.api = "http://" + address
+	f.env = append(os.Environ(),
+		"NEURONMILL_REDIS_URL=redis://"+server.Addr+"/0",
+		"NEURONMILL_STORE_URL="+storeURL,
+		"NEURONMILL_DATA_DIR="+t.TempDir(),
+		"CLOUDFLARE_ACCOUNT_ID=0123456789abcdef0123456789abcdef",
+		"CLOUDFLARE_API_TOKEN=canary-token-that-must-not-leak",
+		"CLOUDFLARE_BASE_URL="+f.api+"/client/v4",
+	)
+	f.start("emulator", "--listen", address)
+	realtest.WaitTCP(t, address)
+	return f
+}
+
+// build makes the binary with failpoints, once for all tests.
+func build(t *testing.T) string {
+	binary := filepath.Join(t.TempDir(), "neuronmill")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "failpoint", "-o", binary, ".").CombinedOutput()
+	require.NoError(t, err, string(out))
+	return binary
+}
+
+// start runs a command that goes on until the test ends; its output shows on failure.
+func (f *fleet) start(args ...string) *exec.Cmd {
+	return f.startWith(nil, args...)
+}
+
+func (f *fleet) startWith(env []string, args ...string) *exec.Cmd {
+	f.t.Helper()
+	cmd := exec.Command(f.binary, args...)
+	cmd.Env = append(f.env[:len(f.env):len(f.env)], env...)
+	var logs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &logs, &logs
+	require.NoError(f.t, cmd.Start())
+	f.t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			_ = cmd.Process.Signal(os.Interrupt)
+			_ = cmd.Wait()
+		}
+		if f.t.Failed() {
+			f.t.Logf("%v:\n%s", args, logs.String())
+		}
+		require.NotContains(f.t, logs.String(), "canary-token", "the token is in the log")
+	})
+	return cmd
+}
+
+// run runs a command to its end and gives what it printed.
+func (f *fleet) run(args ...string) string {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, f.binary, args...)
+	cmd.Env = f.env
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	require.NoError(f.t, cmd.Run(), stderr.String())
+	return stdout.String()
+}
+
+// calls asks the emulator what it met: the witness of what was paid.
+func (f *fleet) calls() []workersaitest.Request {
+	f.t.Helper()
+	resp, err := http.Get(f.api + "/_emulator/requests")
+	require.NoError(f.t, err)
+	defer resp.Body.Close()
+	var requests []workersaitest.Request
+	for decoder := json.NewDecoder(resp.Body); ; {
+		var q workersaitest.Request
+		if err := decoder.Decode(&q); err == io.EOF {
+			return requests
+		} else {
+			require.NoError(f.t, err)
+		}
+		requests = append(requests, q)
+	}
+}
+
+func (f *fleet) results(prefix string) map[string]tasks.Result {
+	f.t.Helper()
+	results := map[string]tasks.Result{}
+	for info, err := range f.store.List(f.t.Context(), prefix, "") {
+		require.NoError(f.t, err)
+		if !strings.HasSuffix(info.Key, "/result.json") {
+			continue
+		}
+		body, err := f.store.Get(f.t.Context(), info.Key)
+		require.NoError(f.t, err)
+		var r tasks.Result
+		require.NoError(f.t, json.NewDecoder(body).Decode(&r))
+		body.Close()
+		results[r.ID] = r
+	}
+	return results
+}
+
+func TestEveryKindRunsThroughSeparateProcesses(t *testing.T) {
+	f := newFleet(t)
+	f.start("worker", "--concurrency", "2")
+	clip := filepath.Join(t.TempDir(), "clip.wav")
+	require.NoError(t, os.WriteFile(clip, workersaitest.SampleWAV(), 0o600))
+	commands := [][]string{
+		{"transcription", clip},
+		{"image", "a mill by a river"},
+		{"translation", "hello world", "--target-lang", "es"},
+		{"embedding", "red apples"},
+		{"text", "say hello"},
+	}
+	for _, c := range commands {
+		printed := f.run(append([]string{"run", "--json"}, c...)...)
+		var r tasks.Result
+		require.NoError(t, json.Unmarshal([]byte(printed), &r), printed)
+		require.Equal(t, tasks.Completed, r.Status, printed)
+		require.Equal(t, c[0], string(r.Kind))
+		for _, a := range r.Artefacts {
+			info, err := f.store.Head(t.Context(), a.Key)
+			require.NoError(t, err)
+			require.Equal(t, a.Bytes, info.Size)
+		}
+	}
+	require.Len(t, f.results("default/tasks/"), len(commands))
+	require.Len(t, f.calls(), len(commands))
+}
+
+func TestAWorkerKilledAtAnyArrowLeavesExactlyOneResult(t *testing.T) {
+	f := newFleet(t)
+	points := []string{"taken", "before-call", "after-call", "after-artefact", "before-result", "after-result", "before-pending-delete", "before-ack"}
+	for _, point := range points {
+		id := strings.TrimSpace(f.run("enqueue", "image", "killed at "+point))
+		worker := f.startWith([]string{"NEURONMILL_FAILPOINT=" + point}, "worker", "--kinds", "image")
+		_ = worker.Wait()
+		require.Equal(t, 137, worker.ProcessState.ExitCode(), point)
+		f.expireLease(id)
+	}
+	f.start("worker", "--kinds", "image")
+	require.Eventually(t, func() bool {
+		active, err := f.redis.LLen(t.Context(), "asynq:{image:interactive}:active").Result()
+		return err == nil && active == 0 && len(f.results("default/tasks/")) == len(points) && f.pending() == 0
+	}, 2*time.Minute, 200*time.Millisecond)
+	for id, r := range f.results("default/tasks/") {
+		require.Equal(t, tasks.Completed, r.Status, id)
+	}
+	// Only a death between sending a call and storing its result costs a second one.
+	again := map[string]int{"before-call": 0, "after-call": 1, "after-artefact": 1, "before-result": 1}
+	want := len(points)
+	for _, n := range again {
+		want += n
+	}
+	require.Len(t, f.calls(), want)
+}
+
+// expireLease makes the queue take the lease of a dead worker for run out, as it is
+// half a minute later.
+func (f *fleet) expireLease(id string) {
+	f.t.Helper()
+	changed, err := f.redis.ZAddArgs(f.t.Context(), "asynq:{image:interactive}:lease", redis.ZAddArgs{
+		XX: true, Ch: true, Members: []redis.Z{{Score: 1, Member: id}},
+	}).Result()
+	require.NoError(f.t, err)
+	require.EqualValues(f.t, 1, changed, "the task is not leased")
+}
+
+func (f *fleet) pending() int {
+	n := 0
+	for _, err := range f.store.List(f.t.Context(), "default/pending/", "") {
+		require.NoError(f.t, err)
+		n++
+	}
+	return n
+}

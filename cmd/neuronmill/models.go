@@ -1,0 +1,105 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/catalogue"
+)
+
+type modelsCmd struct {
+	Kind      string `help:"Only this kind."`
+	Withdrawn bool   `help:"Show withdrawn models too."`
+	JSON      bool   `name:"json" help:"One JSON object a line."`
+	Refresh   bool   `help:"Ask the account's own catalogue what is new, gone or planned to go."`
+}
+
+// Run lists the models.
+func (c *modelsCmd) Run(g *globals) error {
+	if c.Refresh {
+		return c.refresh(g)
+	}
+	if c.Kind != "" && catalogue.Default(c.Kind).ID == "" {
+		return app.Usage(fmt.Errorf("--kind: there is no kind %q", c.Kind))
+	}
+	encoder := json.NewEncoder(g.stdout)
+	w := tabwriter.NewWriter(g.stdout, 0, 0, 2, ' ', 0)
+	if !c.JSON {
+		fmt.Fprintln(w, "MODEL\tKIND\tA MINUTE\tNEURONS\tNOTE")
+	}
+	for _, m := range catalogue.All() {
+		gone := m.Withdrawn(time.Now())
+		if m.Kind == "" || c.Kind != "" && m.Kind != c.Kind || gone && !c.Withdrawn {
+			continue
+		}
+		if c.JSON {
+			if err := encoder.Encode(m); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", m.ID, m.Kind, m.PerMinute, price(m), note(m, gone))
+	}
+	return w.Flush()
+}
+
+func price(m catalogue.Model) string {
+	switch p := m.Price; {
+	case p.PerMOutput > 0:
+		return fmt.Sprintf("%g in, %g out per M tokens", p.PerMInput, p.PerMOutput)
+	case p.PerMInput > 0:
+		return fmt.Sprintf("%g per M tokens", p.PerMInput)
+	case p.PerAudioMinute > 0:
+		return fmt.Sprintf("%g a minute", p.PerAudioMinute)
+	case m.ImageNeurons(0, 0, 0) > 0:
+		return fmt.Sprintf("%.4g a picture", m.ImageNeurons(0, 0, 0))
+	}
+	return "-"
+}
+
+func note(m catalogue.Model, gone bool) string {
+	switch {
+	case gone:
+		return "withdrawn " + m.WithdrawnOn + ", use " + m.Successor
+	case m.ID == catalogue.Default(m.Kind).ID:
+		return "default"
+	case m.Paid:
+		return "Workers Paid"
+	}
+	return m.Notes
+}
+
+// refresh compares the table with the API's catalogue. The table is part of the
+// program: what differs is for its next release.
+func (c *modelsCmd) refresh(g *globals) error {
+	ai, note := app.OpenAI(g.settings)
+	if note != "" {
+		fmt.Fprintln(g.stderr, note)
+	}
+	remote, err := ai.Catalogue(g.ctx)
+	if err != nil {
+		return fmt.Errorf("ask the catalogue: %w", err)
+	}
+	w := tabwriter.NewWriter(g.stdout, 0, 0, 2, ' ', 0)
+	seen := map[string]bool{}
+	for _, m := range remote {
+		seen[m.ID] = true
+		own, known := catalogue.Find(m.ID)
+		switch {
+		case !known:
+			fmt.Fprintf(w, "new\t%s\t%s; --allow-unknown-model lets it through\n", m.ID, m.Task)
+		case m.WithdrawnOn != "" && m.WithdrawnOn != own.WithdrawnOn:
+			fmt.Fprintf(w, "leaves\t%s\t%s\n", m.ID, m.WithdrawnOn)
+		}
+	}
+	for _, m := range catalogue.All() {
+		if m.WithdrawnOn == "" && !seen[m.ID] {
+			fmt.Fprintf(w, "gone\t%s\tnot in the catalogue\n", m.ID)
+		}
+	}
+	fmt.Fprintf(w, "%d models in the catalogue\t\t\n", len(remote))
+	return w.Flush()
+}

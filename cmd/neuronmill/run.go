@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/tasks"
+)
+
+type runCmd struct {
+	kinds[runOne]
+}
+
+// Help is shown by --help.
+func (runCmd) Help() string {
+	return `Results go to stdout in the order of the inputs, everything else to stderr.
+
+  neuronmill run text "Name three rivers"
+  neuronmill run translation "Good morning" "Good night" --target-lang de
+  neuronmill run image "a mill by a river" --json
+  neuronmill run embedding - < titles.txt > vectors.jsonl
+
+Without a Redis of your own it brings a worker with it.`
+}
+
+type runOne struct {
+	JSON bool `name:"json" help:"Print the result documents, one a line."`
+}
+
+// Run does the work of "run KIND" or "enqueue KIND", whichever this is.
+func (c *kindCmd[F, C]) Run(g *globals) error {
+	if one, ok := any(c.Command).(runOne); ok {
+		return c.runAll(g, one.JSON)
+	}
+	return c.enqueue(g)
+}
+
+// window is how many tasks of one command are under way at a time.
+const window = 1000
+
+// waiting is a task that was enqueued and its result to be.
+type waiting struct {
+	n      int
+	id     string
+	result chan outcome
+}
+
+type outcome struct {
+	result *tasks.Result
+	err    error
+}
+
+func (c kindCmd[F, C]) runAll(g *globals, asJSON bool) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	stack, err := app.Open(g.ctx, g.settings, c.Options.AllowUnknownModel, g.log)
+	if err != nil {
+		return app.Usage(err)
+	}
+	defer stack.Close()
+	stopWorker, err := c.bringWorker(g, stack)
+	if err != nil {
+		return err
+	}
+	defer stopWorker()
+
+	bulk := len(c.Input) == 1 && c.Input[0] == "-"
+	bar := newProgress(g.stderr, "done", bulk || len(c.Input) > 1)
+	defer bar.stop()
+	var (
+		queue = make(chan waiting, window)
+		wg    sync.WaitGroup
+		tally counts
+	)
+	wg.Go(func() { c.print(g, queue, bulk, asJSON, bar, &tally) })
+	for in := range c.each(g) {
+		w := waiting{n: in.n, result: make(chan outcome, 1)}
+		if w.id, err = c.enqueueOne(g, stack, in, bulk || len(c.Input) > 1); err != nil {
+			w.result <- outcome{err: err}
+		} else {
+			wg.Go(func() {
+				r, err := stack.Client.Wait(g.ctx, w.id)
+				w.result <- outcome{r, err}
+			})
+		}
+		queue <- w
+		if g.ctx.Err() != nil {
+			break
+		}
+	}
+	close(queue)
+	wg.Wait()
+	bar.stop()
+	return tally.verdict(g, bulk || len(c.Input) > 1)
+}
+
+// bringWorker starts a worker when the stack is this machine's own.
+func (c kindCmd[F, C]) bringWorker(g *globals, stack *app.Stack) (stop func(), err error) {
+	if !strings.HasPrefix(g.settings.RedisURL, "embedded:") {
+		return func() {}, nil
+	}
+	return startWorker(g, stack)
+}
+
+// startWorker runs a worker of all kinds beside a command; stop waits for its end.
+func startWorker(g *globals, stack *app.Stack) (stop func(), err error) {
+	ai, note := app.OpenAI(g.settings)
+	if note != "" {
+		fmt.Fprintln(g.stderr, note)
+	}
+	worker, err := stack.Worker(g.settings, ai, nil, 0, g.log)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(g.ctx))
+	done := make(chan error, 1)
+	go func() { done <- worker.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			g.log.Error("the worker stopped", "error", err)
+		}
+	}, nil
+}
+
+func (c kindCmd[F, C]) enqueueOne(g *globals, stack *app.Stack, in parsed, several bool) (string, error) {
+	if in.err != nil {
+		return "", in.err
+	}
+	p, err := upload(g.ctx, stack.Store, in.payload)
+	if err != nil {
+		return "", err
+	}
+	accepted, err := stack.Client.Enqueue(g.ctx, p, c.Options.of(in.n, several)...)
+	return accepted.ID, err
+}
+
+// counts is how the inputs of a command ended.
+type counts struct{ done, failed, refused, open int }
+
+func (t counts) verdict(g *globals, several bool) error {
+	if several {
+		fmt.Fprintf(g.stderr, "%d completed, %d failed, %d refused, %d unfinished\n", t.done, t.failed, t.refused, t.open)
+	}
+	switch {
+	case t.open > 0:
+		return &app.Exit{Code: app.ExitFailed, Err: errors.New("interrupted: unfinished tasks stay in the queue; neuronmill task wait ID waits for one")}
+	case t.failed > 0 || t.refused > 0 && several:
+		return &app.Exit{Code: app.ExitFailed}
+	case t.refused > 0:
+		return &app.Exit{Code: app.ExitUsage}
+	}
+	return nil
+}
+
+// print prints results in the order of the inputs.
+func (c kindCmd[F, C]) print(g *globals, queue <-chan waiting, bulk, asJSON bool, bar *progress, t *counts) {
+	for w := range queue {
+		o := <-w.result
+		switch {
+		case o.err != nil && w.id != "":
+			t.open++
+			bar.say(g.stderr, "unfinished: %s", w.id)
+		case o.err != nil:
+			t.refused++
+			bar.say(g.stderr, "%s", lineError(w.n, bulk, o.err))
+		default:
+			if o.result.Status == tasks.Completed {
+				t.done++
+			} else {
+				t.failed++
+				bar.say(g.stderr, "%s failed: %v", o.result.ID, o.result.Error)
+			}
+			printResult(g, o.result, asJSON)
+		}
+		bar.add(1)
+	}
+}
+
+// printResult shows what a person or a pipe wants of a result.
+func printResult(g *globals, r *tasks.Result, asJSON bool) {
+	if asJSON {
+		document, err := json.Marshal(r)
+		if err == nil {
+			fmt.Fprintf(g.stdout, "%s\n", document)
+		}
+		return
+	}
+	if r.Status != tasks.Completed {
+		return
+	}
+	fmt.Fprintln(g.stdout, mainResult(r))
+}
+
+// mainResult is the one thing a task was done for.
+func mainResult(r *tasks.Result) string {
+	switch r.Kind {
+	case tasks.KindTranscription:
+		out, _ := tasks.OutputOf[tasks.TranscriptionOutput](r)
+		return out.Text
+	case tasks.KindImage:
+		out, _ := tasks.OutputOf[tasks.ImageOutput](r)
+		return out.Image
+	case tasks.KindTranslation:
+		out, _ := tasks.OutputOf[tasks.TranslationOutput](r)
+		return out.TranslatedText
+	case tasks.KindText:
+		out, _ := tasks.OutputOf[tasks.TextOutput](r)
+		if len(out.ToolCalls) == 0 {
+			return out.Text
+		}
+		calls, _ := json.Marshal(out.ToolCalls)
+		return strings.TrimSpace(out.Text + "\n" + string(calls))
+	}
+	return string(r.Output)
+}

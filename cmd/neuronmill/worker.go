@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/tasks"
+)
+
+type workerCmd struct {
+	Kinds       []tasks.Kind `help:"Only these kinds: transcription,image,translation,embedding,text."`
+	Concurrency int          `default:"16" help:"Tasks at once of each kind and lane."`
+}
+
+// Run works until Ctrl-C.
+func (c *workerCmd) Run(g *globals) error {
+	if c.Concurrency < 1 || c.Concurrency > 10_000 {
+		return app.Usage(fmt.Errorf("--concurrency %d is out of range, 1 to 10000", c.Concurrency))
+	}
+	for _, k := range c.Kinds {
+		if !slices.ContainsFunc(tasks.Specs, func(s tasks.Spec) bool { return s.Kind == k }) {
+			return app.Usage(fmt.Errorf("--kinds: there is no kind %q", k))
+		}
+	}
+	return serve(g, c.Kinds, c.Concurrency, "worker")
+}
+
+type devCmd struct{}
+
+// Run works until Ctrl-C on the embedded defaults, or whatever is set.
+func (c *devCmd) Run(g *globals) error { return serve(g, nil, 16, "everything") }
+
+func serve(g *globals, kinds []tasks.Kind, concurrency int, what string) error {
+	stack, err := app.Open(g.ctx, g.settings, false, g.log)
+	if err != nil {
+		return app.Usage(err)
+	}
+	defer stack.Close()
+	ai, note := app.OpenAI(g.settings)
+	if note != "" {
+		fmt.Fprintln(g.stderr, note)
+	}
+	worker, err := stack.Worker(g.settings, ai, kinds, concurrency, g.log)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(g.stderr, "%s runs: redis %s; bucket %s; Ctrl-C stops it, a second one at once\n", what, stack.Redis.Description, stack.Bucket)
+	return worker.Run(g.ctx)
+}

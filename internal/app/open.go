@@ -1,0 +1,88 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+
+	"github.com/neuronmill/neuronmill/handlers"
+	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/storage/fsstore"
+	"github.com/neuronmill/neuronmill/storage/s3store"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+)
+
+// OpenStore opens the bucket; the text describes it to people.
+func OpenStore(ctx context.Context, s Settings) (storage.Store, string, error) {
+	raw := s.Store()
+	if dir, ok := strings.CutPrefix(raw, "file:"); ok {
+		dir = strings.TrimPrefix(dir, "//")
+		store, err := fsstore.Open(dir)
+		return store, "folder " + dir, err
+	}
+	if !strings.HasPrefix(raw, "s3://") {
+		return nil, "", errors.New("NEURONMILL_STORE_URL is not valid: it is file:/path or s3://bucket/prefix?endpoint=URL&region=auto&path_style=true")
+	}
+	config, err := s3store.ParseURL(raw)
+	if err != nil {
+		return nil, "", err
+	}
+	store, err := s3store.Open(ctx, config)
+	return store, config.String(), err
+}
+
+// Emulated is what every command says when no account answers.
+const Emulated = "the emulator answers: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN to use a real account"
+
+// OpenAI makes the client of Workers AI; the note is Emulated when no account is set.
+func OpenAI(s Settings) (client *workersai.Client, note string) {
+	if s.AccountID == "" && s.BaseURL == "" {
+		return workersaitest.New(workersaitest.Options{Limits: s.Limits}).Client(), Emulated
+	}
+	client = &workersai.Client{BaseURL: s.BaseURL, AccountID: s.AccountID, Token: string(s.Token), Gateway: s.Gateway}
+	if s.AccountID == "" {
+		client.AccountID, client.Token = "none", "none"
+		note = "no account is set: " + s.BaseURL + " answers"
+	}
+	return client, note
+}
+
+// Stack is everything that was opened.
+type Stack struct {
+	Redis  *Redis
+	Store  storage.Store
+	Bucket string // describes Store
+	Client *tasks.Client
+}
+
+// Open opens Redis and the bucket. Close ends it.
+func Open(ctx context.Context, s Settings, allowUnknown bool, log *slog.Logger) (*Stack, error) {
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	store, bucket, err := OpenStore(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	r, err := OpenRedis(ctx, s, log)
+	if err != nil {
+		return nil, err
+	}
+	client := tasks.NewClient(tasks.Config{Redis: r, Store: store, AllowUnknownModel: allowUnknown})
+	return &Stack{Redis: r, Store: store, Bucket: bucket, Client: client}, nil
+}
+
+// Close closes what Open opened.
+func (s *Stack) Close() error { return s.Redis.Close() }
+
+// Worker makes a worker on the stack.
+func (s *Stack) Worker(settings Settings, ai *workersai.Client, kinds []tasks.Kind, concurrency int, log *slog.Logger) (*handlers.Worker, error) {
+	return handlers.NewWorker(handlers.Config{
+		Redis: s.Redis.UniversalClient, Store: s.Store, AI: ai, Gate: limit.NewLocal(settings.Limits.PerMinute),
+		Kinds: kinds, Concurrency: concurrency, Log: log,
+	})
+}

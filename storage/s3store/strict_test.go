@@ -1,0 +1,100 @@
+package s3store_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/neuronmill/neuronmill/internal/realtest"
+	"github.com/stretchr/testify/require"
+)
+
+// strict stands before an S3 server and refuses what Cloudflare R2 refuses, by its S3
+// compatibility page: streaming signatures and trailers, tags, ACLs, locks and parts of
+// unequal size. No server that can be had for tests does so.
+func strict(t *testing.T, backend string) string {
+	target, err := url.Parse(backend)
+	require.NoError(t, err)
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = r.In.Host // the signature covers it
+	}}
+	var parts partSizes
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if why := refused(r); why != "" {
+			http.Error(w, "<Error><Code>NotImplemented</Code><Message>"+why+"</Message></Error>", http.StatusNotImplemented)
+			return
+		}
+		if !parts.equal(r) {
+			http.Error(w, "<Error><Code>InvalidPart</Code><Message>All non-trailing parts must have the same length.</Message></Error>", http.StatusBadRequest)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func refused(r *http.Request) string {
+	if strings.HasPrefix(r.Header.Get("X-Amz-Content-Sha256"), "STREAMING-") || strings.Contains(r.Header.Get("Content-Encoding"), "aws-chunked") {
+		return "STREAMING payloads are not implemented"
+	}
+	for name := range r.Header {
+		lower := strings.ToLower(name)
+		for _, part := range []string{"tagging", "x-amz-acl", "x-amz-grant", "object-lock", "aws-kms", "request-payer", "expected-bucket-owner", "website-redirect", "x-amz-trailer", "content-md5", "x-amz-sdk-checksum"} {
+			if strings.Contains(lower, part) {
+				return "header " + name + " is not implemented"
+			}
+		}
+	}
+	return ""
+}
+
+// partSizes remembers the sizes of each upload's parts.
+type partSizes struct {
+	mu    sync.Mutex
+	sizes map[string][]int64
+}
+
+// equal reports whether a completion has parts of equal size but for the last.
+func (p *partSizes) equal(r *http.Request) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id := r.URL.Query().Get("uploadId")
+	if p.sizes == nil {
+		p.sizes = map[string][]int64{}
+	}
+	switch {
+	case id != "" && r.Method == http.MethodPut:
+		p.sizes[id] = append(p.sizes[id], r.ContentLength)
+	case id != "" && r.Method == http.MethodPost:
+		sizes := p.sizes[id]
+		for i, n := range sizes {
+			if i < len(sizes)-1 && n != sizes[0] || n > sizes[0] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func TestTheStrictProxyRefusesTagsAndTrailers(t *testing.T) {
+	endpoint := strict(t, "http://"+realtest.S3Server(t).Addr)
+	loaded, err := config.LoadDefaultConfig(t.Context(), config.WithRegion("us-east-1"), config.WithRetryMaxAttempts(1))
+	require.NoError(t, err)
+	client := s3.NewFromConfig(loaded, func(o *s3.Options) { o.BaseEndpoint, o.UsePathStyle = &endpoint, true })
+	put := func(in *s3.PutObjectInput) error {
+		in.Bucket, in.Key = aws.String(realtest.Bucket), aws.String("k")
+		_, err := client.PutObject(t.Context(), in)
+		return err
+	}
+	require.ErrorContains(t, put(&s3.PutObjectInput{Body: strings.NewReader("x"), Tagging: aws.String("a=b")}), "NotImplemented")
+	require.ErrorContains(t, put(&s3.PutObjectInput{Body: strings.NewReader("x")}), "NotImplemented", "the SDK's own checksums are refused")
+}

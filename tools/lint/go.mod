@@ -1,0 +1,3 @@
+module github.com/neuronmill/neuronmill/tools/lint
+
+go 1.26.0
