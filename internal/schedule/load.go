@@ -34,7 +34,7 @@ var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 // Load reads schedules.yaml and reports everything wrong with it.
 func Load(r io.Reader) ([]Entry, error) {
 	var f file
-	if err := yaml.NewDecoder(r, yaml.Strict()).Decode(&f); err != nil {
+	if err := yaml.NewDecoder(r, yaml.Strict()).Decode(&f); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("schedules: %s", strings.TrimSpace(yaml.FormatError(err, false, true)))
 	}
 	var (

@@ -24,8 +24,27 @@ type Entry struct {
 	zone    *time.Location
 }
 
-// Next is the first slot behind t.
-func (e Entry) Next(t time.Time) time.Time { return e.slots.Next(t.In(e.zone)) }
+// Next is the first slot behind t. A schedule for certain hours goes by the clock on
+// the wall: a slot in the hour that is skipped in spring comes right after it, one in
+// the hour that comes twice in autumn comes once. Hourly ones go by elapsed time.
+func (e Entry) Next(t time.Time) time.Time {
+	const everyHour = 1 << 63 // cron's mark of a "*" field
+	if s, ok := e.slots.(*cron.SpecSchedule); !ok || s.Hour&everyHour != 0 {
+		return e.slots.Next(t.In(e.zone))
+	}
+	wall := onWall(t.In(e.zone), time.UTC)
+	for {
+		wall = e.slots.Next(wall)
+		if slot := onWall(wall, e.zone); slot.After(t) || wall.IsZero() {
+			return slot
+		}
+	}
+}
+
+// onWall is the moment when clocks in z show what t shows.
+func onWall(t time.Time, z *time.Location) time.Time {
+	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, z)
+}
 
 // Run is a slot that comes.
 type Run struct {

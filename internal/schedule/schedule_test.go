@@ -2,6 +2,7 @@ package schedule_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/schedule"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -62,23 +64,46 @@ func TestEachSlotFiresOnceWithTwoSchedulers(t *testing.T) {
 
 func TestASlotThatRedisCouldNotTakeIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		redis := redistest.Memory(t)
-		client := tasks.NewClient(tasks.Config{Redis: redis})
+		memory := redistest.Memory(t)
+		memory.AddHook(&sick{until: time.Now().Add(time.Hour + 20*time.Second)})
+		client := tasks.NewClient(tasks.Config{Redis: memory})
 		s := schedule.New(load(t, nightly), client, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { require.NoError(t, s.Run(ctx)) })
-		require.NoError(t, redis.Set(t.Context(), "asynq:queues", "not a set", 0).Err())
-		require.NoError(t, redis.Set(t.Context(), "asynq:{embedding:interactive}:pending", "not a list", 0).Err())
 		time.Sleep(time.Hour + time.Minute)
-		require.NoError(t, redis.FlushAll(t.Context()).Err())
-		time.Sleep(time.Minute)
 		cancel()
 		wg.Wait()
-		n, err := redis.LLen(t.Context(), "asynq:{embedding:interactive}:pending").Result()
+		n, err := memory.LLen(t.Context(), "asynq:{embedding:interactive}:pending").Result()
 		require.NoError(t, err)
 		require.EqualValues(t, 1, n)
 	})
+}
+
+// sick is a Redis that refuses everything until a moment.
+type sick struct{ until time.Time }
+
+func (h *sick) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h *sick) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if time.Now().Before(h.until) {
+			return errors.New("LOADING")
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (h *sick) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if time.Now().Before(h.until) {
+			for _, c := range cmds {
+				c.SetErr(errors.New("LOADING"))
+			}
+			return errors.New("LOADING")
+		}
+		return next(ctx, cmds)
+	}
 }
 
 func TestClockChangesNeitherSkipNorDoubleADay(t *testing.T) {
