@@ -45,6 +45,7 @@ type globals struct {
 	stdout   io.Writer
 	stderr   io.Writer
 	log      *slog.Logger
+	asJSON   bool // of run
 }
 
 const description = `A job queue for Cloudflare Workers AI.
@@ -87,7 +88,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return app.Code(app.Usage(errors.New(err.Error()+" (see neuronmill --help)")), stderr)
 	}
 	c.FromEnvironment()
-	g := &globals{ctx, c.Settings, stdin, stdout, stderr, app.Logger(stderr, c.LogLevel)}
+	g := &globals{ctx, c.Settings, stdin, stdout, stderr, app.Logger(stderr, c.LogLevel), c.Run.JSON}
 	if err := c.Check(); err != nil {
 		return app.Code(app.Usage(err), stderr)
 	}

@@ -13,6 +13,7 @@ import (
 )
 
 type runCmd struct {
+	JSON bool `name:"json" help:"Print the result documents, one a line, in the order of the inputs."`
 	kinds[runOne]
 }
 
@@ -28,14 +29,12 @@ func (runCmd) Help() string {
 Without a Redis of your own it brings a worker with it.`
 }
 
-type runOne struct {
-	JSON bool `name:"json" help:"Print the result documents, one a line."`
-}
+type runOne struct{}
 
 // Run does the work of "run KIND" or "enqueue KIND", whichever this is.
 func (c *kindCmd[F, C]) Run(g *globals) error {
-	if one, ok := any(c.Command).(runOne); ok {
-		return c.runAll(g, one.JSON)
+	if _, ok := any(c.Command).(runOne); ok {
+		return c.runAll(g, g.asJSON)
 	}
 	return c.enqueue(g)
 }

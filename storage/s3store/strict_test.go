@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/stretchr/testify/require"
 )
@@ -85,7 +86,7 @@ func (p *partSizes) equal(r *http.Request) bool {
 	return true
 }
 
-func TestTheStrictProxyRefusesTagsAndTrailers(t *testing.T) {
+func TestTheStrictProxyRefusesTagsAndACLs(t *testing.T) {
 	endpoint := strict(t, "http://"+realtest.S3Server(t).Addr)
 	loaded, err := config.LoadDefaultConfig(t.Context(), config.WithRegion("us-east-1"), config.WithRetryMaxAttempts(1))
 	require.NoError(t, err)
@@ -96,5 +97,6 @@ func TestTheStrictProxyRefusesTagsAndTrailers(t *testing.T) {
 		return err
 	}
 	require.ErrorContains(t, put(&s3.PutObjectInput{Body: strings.NewReader("x"), Tagging: aws.String("a=b")}), "NotImplemented")
-	require.ErrorContains(t, put(&s3.PutObjectInput{Body: strings.NewReader("x")}), "NotImplemented", "the SDK's own checksums are refused")
+	require.ErrorContains(t, put(&s3.PutObjectInput{Body: strings.NewReader("x"), ACL: types.ObjectCannedACLPrivate}), "NotImplemented")
+	require.NoError(t, put(&s3.PutObjectInput{Body: strings.NewReader("x")}))
 }
