@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -22,10 +23,13 @@ func Parse(k Kind, data []byte) (Payload, error) {
 		return nil, unknownKind(k)
 	}
 	p, err := spec.parse(data)
+	if err == nil {
+		err = p.Validate()
+	}
 	if err != nil {
 		return nil, err
 	}
-	return p, p.Validate()
+	return p, nil
 }
 
 func unknownKind(k Kind) error {
@@ -58,7 +62,7 @@ func decode[P Payload](data []byte) (Payload, error) {
 		return nil, Problems{{fieldOf(err), "not valid JSON: " + reason(err)}}
 	}
 	fields := fieldsOf(reflect.ValueOf(&payload).Elem())
-	for _, name := range slices.Sorted(mapKeys(members)) {
+	for _, name := range slices.Sorted(maps.Keys(members)) {
 		field, ok := fields[name]
 		if !ok {
 			problems.add(quoteField(name), "no such field%s", nearest(name, fields))
@@ -70,16 +74,6 @@ func decode[P Payload](data []byte) (Payload, error) {
 		}
 	}
 	return payload, problems.err()
-}
-
-func mapKeys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // fieldsOf maps the JSON names of a struct to its fields.
@@ -177,13 +171,13 @@ func kindName(k jsontext.Kind) string {
 // nearest suggests the known name that was probably meant.
 func nearest[V any](name string, known map[string]V) string {
 	best, least := "", 3
-	for k := range known {
-		if d := distance(strings.ToLower(name), k, least); d < least || d == least && best != "" && k < best {
+	for _, k := range slices.Sorted(maps.Keys(known)) {
+		if d := distance(strings.ToLower(name), k, least); d < least {
 			best, least = k, d
 		}
 	}
 	if best == "" {
-		return "; there are " + strings.Join(slices.Sorted(mapKeys(known)), ", ")
+		return "; there are " + strings.Join(slices.Sorted(maps.Keys(known)), ", ")
 	}
 	return "; did you mean " + best + "?"
 }

@@ -82,9 +82,11 @@ func checkURL(p *Problems, field, raw string) {
 	case u.Scheme != "https" || u.Hostname() == "":
 		p.add(field, "must begin with https:// and a host")
 		return
-	case u.User != nil:
+	}
+	if u.User != nil {
 		p.add(field, "must not hold a user name or password")
-	case u.Port() != "" && u.Port() != "443":
+	}
+	if u.Port() != "" && u.Port() != "443" {
 		p.add(field, "must be at port 443")
 	}
 	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")

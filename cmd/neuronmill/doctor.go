@@ -12,10 +12,27 @@ import (
 	"github.com/neuronmill/neuronmill/storage"
 )
 
-type doctorCmd struct{}
+type doctorCmd struct {
+	CreateBucket bool          `help:"Make the bucket when it is missing."`
+	Wait         time.Duration `placeholder:"60s" help:"Check again so long while something is wrong."`
+}
 
 // Run checks everything, also what stands behind a thing that is broken.
 func (c *doctorCmd) Run(g *globals) error {
+	for end := time.Now().Add(c.Wait); ; {
+		err := c.check(g)
+		if err == nil || !time.Now().Before(end) {
+			return err
+		}
+		select {
+		case <-g.ctx.Done():
+			return err
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+func (c *doctorCmd) check(g *globals) error {
 	sick := 0
 	tell := func(what string, err error, well string) {
 		if err != nil {
@@ -35,6 +52,9 @@ func (c *doctorCmd) Run(g *globals) error {
 		tell("clock", err, fmt.Sprintf("%s off that of redis", skew.Round(time.Millisecond)))
 	}
 	store, bucket, err := app.OpenStore(g.ctx, g.settings)
+	if maker, ok := store.(interface{ CreateBucket(context.Context) error }); ok && err == nil && c.CreateBucket {
+		err = maker.CreateBucket(g.ctx)
+	}
 	if err == nil {
 		err = checkStore(g.ctx, store)
 	}

@@ -60,6 +60,16 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	return &Store{client, c}, nil
 }
 
+// CreateBucket makes the bucket; one that is ours already is no error.
+func (s *Store) CreateBucket(ctx context.Context) error {
+	_, err := s.client.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &s.config.Bucket})
+	var owned *types.BucketAlreadyOwnedByYou
+	if err != nil && !errors.As(err, &owned) {
+		return s.explain("create", "bucket "+s.config.Bucket, err)
+	}
+	return nil
+}
+
 func (s *Store) name(key string) *string {
 	if s.config.Prefix != "" {
 		key = s.config.Prefix + "/" + key

@@ -40,6 +40,10 @@ func TestABucketThatIsMissingIsSaid(t *testing.T) {
 	require.NoError(t, err)
 	_, err = s.Get(t.Context(), "a/b")
 	require.ErrorContains(t, err, "create it")
+	require.NoError(t, s.CreateBucket(t.Context()))
+	require.NoError(t, s.CreateBucket(t.Context()), "once more is no error")
+	_, err = s.Get(t.Context(), "a/b")
+	require.ErrorIs(t, err, storage.ErrNotFound)
 }
 
 func TestURLsAreReadStrictly(t *testing.T) {
