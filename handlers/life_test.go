@@ -232,7 +232,7 @@ func TestATaskOfADeadWorkerComesBackWithinFortySeconds(t *testing.T) {
 		id := r.enqueue(tasks.Text{Prompt: "hi"})
 		// What a worker leaves that died just after it took the task.
 		queue, at := "asynq:{text:interactive}:", t.Context()
-		require.NoError(t, r.redis.RPopLPush(at, queue+"pending", queue+"active").Err())
+		require.NoError(t, r.redis.LMove(at, queue+"pending", queue+"active", "RIGHT", "LEFT").Err())
 		require.NoError(t, r.redis.HSet(at, queue+"t:"+id, "state", "active").Err())
 		start := time.Now()
 		z := redisZ(start.Add(30*time.Second), id)

@@ -40,7 +40,7 @@ func newRig(t *testing.T) *rig {
 	r.cfg = handlers.Config{
 		Redis: r.redis, Store: r.store, AI: r.ai.Client(), Concurrency: 4,
 		Gate: limit.NewLocal(func(model, _ string) int { m, _ := catalogue.Find(model); return m.PerMinute }),
-		Log:  slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log:  slog.New(slog.DiscardHandler),
 	}
 	return r
 }

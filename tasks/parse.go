@@ -88,8 +88,7 @@ func fieldsOf(v reflect.Value) map[string]reflect.Value {
 
 // reason is an error of the JSON library in words that name no Go type.
 func reason(err error) string {
-	var semantic *json.SemanticError
-	if errors.As(err, &semantic) {
+	if semantic, ok := errors.AsType[*json.SemanticError](err); ok {
 		if errors.Is(err, json.ErrUnknownName) {
 			return "no such field"
 		}
@@ -97,8 +96,7 @@ func reason(err error) string {
 			return fmt.Sprintf("wants %s, not %s", wanted(semantic.GoType), kindName(semantic.JSONKind))
 		}
 	}
-	var syntactic *jsontext.SyntacticError
-	if errors.As(err, &syntactic) {
+	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		return fmt.Sprintf("%v at byte %d", syntactic.Err, syntactic.ByteOffset)
 	}
 	return err.Error()

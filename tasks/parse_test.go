@@ -1,7 +1,6 @@
 package tasks_test
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
@@ -60,7 +59,7 @@ func TestBadPayloadsAreRefusedByField(t *testing.T) {
 	for _, c := range cases {
 		_, err := tasks.Parse(c.kind, []byte(c.payload))
 		var problems tasks.Problems
-		require.True(t, errors.As(err, &problems), "%s %.80s: %v", c.kind, c.payload, err)
+		require.ErrorAs(t, err, &problems, "%s %.80s: %v", c.kind, c.payload, err)
 		for _, w := range c.want {
 			require.ErrorContains(t, err, w, "%s %.80s", c.kind, c.payload)
 		}

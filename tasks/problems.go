@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -48,10 +49,8 @@ func oneOf(p *Problems, field, value string, allowed ...string) {
 	if value == "" {
 		return
 	}
-	for _, a := range allowed {
-		if value == a {
-			return
-		}
+	if slices.Contains(allowed, value) {
+		return
 	}
 	p.add(field, "%s is none of %s", quote(value), strings.Join(allowed, ", "))
 }

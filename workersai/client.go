@@ -181,8 +181,7 @@ func mediaType(resp *http.Response) string {
 func (c *Client) Probe(ctx context.Context) error {
 	var nothing json.RawMessage
 	_, err := c.ask(ctx, "@cf/neuronmill/made-up-model", map[string]string{"prompt": "x"}, &nothing)
-	var api *Error
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[*Error](err); ok {
 		switch api.Code {
 		case 5007, 3042, 7502:
 			return nil

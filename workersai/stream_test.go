@@ -2,7 +2,6 @@ package workersai
 
 import (
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 
@@ -62,7 +61,7 @@ func TestAStreamCutAnywhereIsNeverAnAnswer(t *testing.T) {
 func TestAnErrorFrameIsClassified(t *testing.T) {
 	_, err := read("data: {\"response\":\"He\"}\n\ndata: {\"errors\":[{\"code\":3021,\"message\":\"per min rate reached\"}]}\n\n")
 	var api *Error
-	require.True(t, errors.As(err, &api))
+	require.ErrorAs(t, err, &api)
 	require.Equal(t, Throttled, api.Class())
 }
 

@@ -79,7 +79,7 @@ func (c *Client) Generate(ctx context.Context, model string, body map[string]jso
 func textFields(row catalogue.Model, body map[string]json.RawMessage) (map[string]json.RawMessage, error) {
 	fields := maps.Clone(body)
 	_, format := fields["response_format"]
-	if !row.Whole && !(format && row.Answer == catalogue.Native) {
+	if !row.Whole && (!format || row.Answer != catalogue.Native) {
 		fields["stream"] = json.RawMessage("true")
 	}
 	if err := fillContent(fields); err != nil {

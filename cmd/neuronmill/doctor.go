@@ -103,7 +103,7 @@ func checkStore(ctx context.Context, s storage.Store) error {
 	defer func() { _ = s.Delete(ctx, key) }()
 	err := s.Create(ctx, key, strings.NewReader("second"), "text/plain")
 	if !errors.Is(err, storage.ErrExists) {
-		return fmt.Errorf("it does not refuse a second create-only put (If-None-Match: *), so results could be written twice: use a store that does (got %v)", err)
+		return fmt.Errorf("it does not refuse a second create-only put (If-None-Match: *), so results could be written twice: use a store that does (got %w)", err)
 	}
 	info, err := s.Head(ctx, key)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,7 +73,7 @@ func (f *fleet) start(args ...string) *exec.Cmd {
 func (f *fleet) startWith(env []string, args ...string) *exec.Cmd {
 	f.t.Helper()
 	cmd := exec.Command(f.binary, args...)
-	cmd.Env = append(f.env[:len(f.env):len(f.env)], env...)
+	cmd.Env = append(slices.Clip(f.env), env...)
 	var logs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &logs, &logs
 	require.NoError(f.t, cmd.Start())

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
@@ -86,9 +87,7 @@ func (c kindCmd[F, C]) payload(input string) (tasks.Payload, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the flags: %w", err)
 	}
-	for name, value := range c.Fields.with(input) {
-		fields[name] = value
-	}
+	maps.Copy(fields, c.Fields.with(input))
 	encoded, err = json.Marshal(fields)
 	if err != nil {
 		return nil, fmt.Errorf("read the flags: %w", err)

@@ -73,17 +73,20 @@ func openChild(ctx context.Context, program, dir string, log *slog.Logger) (*Red
 	if _, err := os.Stat(socket); err == nil && client.Ping(ctx).Err() == nil {
 		return &Redis{client, description + ", started by another process", nil}, nil
 	}
-	cmd := exec.Command(program, "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700",
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), program, "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700",
 		"--dir", dir, "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
 		"--maxmemory-policy", "noeviction", "--logfile", filepath.Join(dir, "redis.log"), "--daemonize", "no")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us, not for it
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // how it ended stands in cmd.ProcessState
+		close(exited)
+	}()
 	stop := func() error { return stopChild(cmd, exited) }
-	if err := ready(ctx, client, exited); err != nil {
+	if err := ready(ctx, client, cmd, exited); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s did not start; see %s: %w", program, filepath.Join(dir, "redis.log"), err), stop())
 	}
 	log.Debug("embedded redis started", "program", program, "socket", socket)
@@ -103,12 +106,12 @@ func socketPath(dir string) string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("neuronmill-%d-%d.sock", os.Getuid(), id))
 }
 
-func ready(ctx context.Context, client *redis.Client, exited chan error) error {
+func ready(ctx context.Context, client *redis.Client, cmd *exec.Cmd, exited <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
 		// Knocking first: the client would try and complain at length.
-		knock, err := net.Dial("unix", client.Options().Addr)
+		knock, err := new(net.Dialer).DialContext(ctx, "unix", client.Options().Addr)
 		if err == nil {
 			knock.Close()
 			if err = client.Ping(ctx).Err(); err == nil {
@@ -116,9 +119,8 @@ func ready(ctx context.Context, client *redis.Client, exited chan error) error {
 			}
 		}
 		select {
-		case err := <-exited:
-			exited <- err
-			return fmt.Errorf("it ended: %w", err)
+		case <-exited:
+			return fmt.Errorf("it ended: %s", cmd.ProcessState)
 		case <-ctx.Done():
 			return err
 		case <-time.After(20 * time.Millisecond):
@@ -126,7 +128,7 @@ func ready(ctx context.Context, client *redis.Client, exited chan error) error {
 	}
 }
 
-func stopChild(cmd *exec.Cmd, exited chan error) error {
+func stopChild(cmd *exec.Cmd, exited <-chan struct{}) error {
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-exited:

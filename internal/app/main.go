@@ -77,8 +77,7 @@ func Code(err error, w io.Writer) int {
 	if err == nil {
 		return ExitDone
 	}
-	var exit *Exit
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*Exit](err); ok {
 		if exit.Err != nil {
 			fmt.Fprintln(w, "neuronmill:", exit.Err)
 		}

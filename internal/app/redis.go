@@ -47,7 +47,7 @@ func OpenRedis(ctx context.Context, s Settings, log *slog.Logger) (*Redis, error
 
 func dial(raw string) (*Redis, error) {
 	scheme, _, _ := strings.Cut(raw, ":")
-	wrong := errors.New("NEURONMILL_REDIS_URL is not valid: it is redis://host:6379/0, rediss://..., redis-sentinel://h1:26379,h2:26379/master, redis-cluster://h1:6379,h2:6379 or embedded:")
+	wrong := errors.New("NEURONMILL_REDIS_URL is not valid: it is redis://host:6379/0, rediss://..., redis-sentinel://h1:26379,h2:26379/master, redis-cluster://h1:6379,h2:6379, or embedded: for one of our own")
 	switch scheme {
 	case "redis", "rediss", "unix":
 		o, err := redis.ParseURL(raw)

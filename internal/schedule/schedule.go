@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/neuronmill/neuronmill/tasks"
@@ -127,7 +128,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 // fire enqueues one slot; false when it must be tried again.
 func (s *Scheduler) fire(ctx context.Context, e Entry, slot time.Time) bool {
 	key := fmt.Sprintf("schedule/%s/%s", e.Name, slot.UTC().Format(time.RFC3339))
-	options := append(e.options[:len(e.options):len(e.options)], tasks.WithIdempotencyKey(key))
+	options := append(slices.Clip(e.options), tasks.WithIdempotencyKey(key))
 	if e.ttl > 0 {
 		options = append(options, tasks.WithTimeToLive(e.ttl))
 	}

@@ -271,9 +271,8 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storag
 
 // explain wraps an error of the SDK, and says what to do where that is known.
 func (s *Store) explain(verb, key string, err error) error {
-	var api smithy.APIError
 	code := ""
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		code = api.ErrorCode()
 	}
 	switch {
@@ -289,14 +288,13 @@ func (s *Store) explain(verb, key string, err error) error {
 
 func missing(err error) bool {
 	var api smithy.APIError
-	return status(err) == http.StatusNotFound && !(errors.As(err, &api) && api.ErrorCode() == "NoSuchBucket")
+	return status(err) == http.StatusNotFound && (!errors.As(err, &api) || api.ErrorCode() != "NoSuchBucket")
 }
 
 func taken(err error) bool { return status(err) == http.StatusPreconditionFailed }
 
 func status(err error) int {
-	var resp *smithyhttp.ResponseError
-	if errors.As(err, &resp) {
+	if resp, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
 		return resp.HTTPStatusCode()
 	}
 	return 0

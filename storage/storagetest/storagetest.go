@@ -141,7 +141,8 @@ func listing(t *testing.T, s storage.Store) {
 	require.Equal(t, want[1:4], list("t/a", "t/a-b/1")[:3])
 	require.Equal(t, want[3:], list("t/", "t/a/1"))
 	require.Empty(t, list("none/", ""))
-	for range s.List(t.Context(), "t/", "") {
+	for _, err := range s.List(t.Context(), "t/", "") {
+		require.NoError(t, err)
 		break // a listing may be left early
 	}
 }

@@ -37,8 +37,7 @@ func (s *Server) answer(row catalogue.Model, known bool, r *http.Request, body [
 // fieldsIn decodes a JSON body; why names what the API would complain about.
 func fieldsIn(body []byte, into any) (why string) {
 	if err := json.Unmarshal(body, into); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			return fmt.Sprintf("Error: Type mismatch of '/%s', '%s' not in '%s'", wrong.Field, wrong.Type, wrong.Value)
 		}
 		return "Error: the body is not JSON"

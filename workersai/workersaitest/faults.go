@@ -2,6 +2,7 @@ package workersaitest
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -80,9 +81,7 @@ func (f *Fault) before(w http.ResponseWriter, r *http.Request) bool {
 	if !pause(r, f.Delay) {
 		return true
 	}
-	for name, values := range f.Header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), f.Header)
 	switch {
 	case f.Hang:
 		<-r.Context().Done()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
@@ -93,18 +94,18 @@ func (q ask) question() string {
 	if q.Prompt != "" {
 		return q.Prompt
 	}
-	for i := len(q.Messages) - 1; i >= 0; i-- {
-		if q.Messages[i].Role != "user" && i > 0 {
+	for i, v := range slices.Backward(q.Messages) {
+		if v.Role != "user" && i > 0 {
 			continue
 		}
 		var text string
-		if json.Unmarshal(q.Messages[i].Content, &text) == nil {
+		if json.Unmarshal(v.Content, &text) == nil {
 			return text
 		}
 		var parts []struct {
 			Text string `json:"text"`
 		}
-		_ = json.Unmarshal(q.Messages[i].Content, &parts)
+		_ = json.Unmarshal(v.Content, &parts)
 		for _, p := range parts {
 			text += p.Text
 		}

@@ -37,7 +37,7 @@ func (p inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 				pw.CloseWithError(io.ErrUnexpectedEOF)
 			} else {
 				w.WriteHeader(http.StatusOK)
-				pw.Close()
+				_ = pw.Close()
 			}
 			w.start()
 		}()
