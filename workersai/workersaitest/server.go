@@ -59,8 +59,12 @@ func New(o Options) *Server {
 
 // Client is ready to ask this emulator, in this process.
 func (s *Server) Client() *workersai.Client {
+	token := s.opts.Token
+	if token == "" {
+		token = "any"
+	}
 	return &workersai.Client{
-		BaseURL: "http://emulator.invalid/client/v4", AccountID: "emulator", Token: s.opts.Token, HTTP: s.HTTPClient(),
+		BaseURL: "http://emulator.invalid/client/v4", AccountID: "emulator", Token: token, HTTP: s.HTTPClient(),
 	}
 }
 
