@@ -34,8 +34,12 @@ var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 // Load reads schedules.yaml and reports everything wrong with it.
 func Load(r io.Reader) ([]Entry, error) {
 	var f file
-	if err := yaml.NewDecoder(r, yaml.Strict()).Decode(&f); err != nil && !errors.Is(err, io.EOF) {
+	decoder := yaml.NewDecoder(r, yaml.Strict())
+	if err := decoder.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("schedules: %s", strings.TrimSpace(yaml.FormatError(err, false, true)))
+	}
+	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("schedules: the file holds more than one YAML document; put all schedules into one list")
 	}
 	var (
 		entries []Entry
@@ -109,7 +113,7 @@ func zone(name string) (*time.Location, error) {
 var parser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
 
 func slots(spec string, z *time.Location) (cron.Schedule, error) {
-	if strings.HasPrefix(spec, "@every") || strings.Contains(spec, "TZ=") {
+	if strings.HasPrefix(strings.TrimSpace(spec), "@every") || strings.Contains(spec, "TZ=") {
 		return nil, errors.New("takes five fields or @daily and its like; a time zone goes into time_zone")
 	}
 	s, err := parser.Parse(spec)

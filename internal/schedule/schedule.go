@@ -1,12 +1,11 @@
 // Package schedule enqueues tasks by the clock. Each slot of a schedule fires once,
 // with any number of schedulers: the id of its task is made of the schedule's name and
-// the slot's time.
+// the slot's time. Load reads the file, New makes the Service.
 package schedule
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -20,63 +19,24 @@ type Entry struct {
 	Name    string
 	payload tasks.Payload
 	options []tasks.Option
-	ttl     time.Duration // 0 means the kind's maximum age
+	ttl     time.Duration // from the slot on; 0 means the kind's maximum age
 	slots   cron.Schedule
 	zone    *time.Location
-}
-
-// Next is the first slot behind t. A schedule for certain hours goes by the clock on
-// the wall: a slot in the hour that is skipped in spring comes right after it, one in
-// the hour that comes twice in autumn comes once. Hourly ones go by elapsed time.
-func (e Entry) Next(t time.Time) time.Time {
-	const everyHour = 1 << 63 // cron's mark of a "*" field
-	if s, ok := e.slots.(*cron.SpecSchedule); !ok || s.Hour&everyHour != 0 {
-		return e.slots.Next(t.In(e.zone))
-	}
-	wall := onWall(t.In(e.zone), time.UTC)
-	for {
-		wall = e.slots.Next(wall)
-		if slot := onWall(wall, e.zone); slot.After(t) || wall.IsZero() {
-			return slot
-		}
-	}
-}
-
-// onWall is the moment when clocks in z show what t shows.
-func onWall(t time.Time, z *time.Location) time.Time {
-	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, z)
 }
 
 // Run is a slot that comes.
 type Run struct {
 	Name string
-	At   time.Time
+	At   time.Time // in the schedule's time zone
 	Kind tasks.Kind
-}
-
-// Next gives the next n runs of all entries behind t, in order of time.
-func Next(entries []Entry, t time.Time, n int) []Run {
-	var runs []Run
-	next := make([]time.Time, len(entries))
-	for i, e := range entries {
-		next[i] = e.Next(t)
-	}
-	for len(runs) < n && len(entries) > 0 {
-		first := 0
-		for i := range next {
-			if next[i].Before(next[first]) {
-				first = i
-			}
-		}
-		e := entries[first]
-		runs = append(runs, Run{e.Name, next[first], e.payload.Kind()})
-		next[first] = e.Next(next[first])
-	}
-	return runs
 }
 
 // Scheduler is a Service that enqueues what is due.
 type Scheduler struct {
+	// CatchUp is how old a slot may be that nobody was there for, and still fire. Zero
+	// skips such slots. A slot that did fire is not repeated while its result exists.
+	CatchUp time.Duration
+
 	entries []Entry
 	client  *tasks.Client
 	log     *slog.Logger
@@ -84,38 +44,38 @@ type Scheduler struct {
 
 // New makes a scheduler; Run starts it.
 func New(entries []Entry, client *tasks.Client, log *slog.Logger) *Scheduler {
-	return &Scheduler{entries, client, log}
+	return &Scheduler{entries: entries, client: client, log: log}
 }
 
-// retryEvery is how often a slot is tried again while the queue cannot take it.
-const retryEvery = 5 * time.Second
+const (
+	retryEvery = 5 * time.Second  // how often a slot is tried again while the queue cannot take it
+	patience   = 30 * time.Second // with one slot, before the others get their turn
+)
 
-// Run enqueues until ctx ends. Slots that pass while no scheduler runs are skipped;
-// slots that Redis could not take are tried until the next one of their schedule.
+// Run enqueues until ctx ends. A slot that Redis could not take is tried until the
+// next one of its schedule is due, or for CatchUp.
 func (s *Scheduler) Run(ctx context.Context) error {
 	if len(s.entries) == 0 {
 		return errors.New("no schedules")
 	}
 	next := make([]time.Time, len(s.entries))
 	for i, e := range s.entries {
-		next[i] = e.Next(time.Now())
+		next[i] = e.Next(time.Now().Add(-s.CatchUp))
 	}
 	for {
-		now, wake := time.Now(), time.Time{}
+		// At most a minute at a time: the clock may be set meanwhile.
+		wake := time.Now().Add(time.Minute)
 		for i, e := range s.entries {
-			if slot := next[i]; !slot.After(now) && s.fire(ctx, e, slot) || e.Next(slot).Before(now) {
-				next[i] = e.Next(slot)
-			}
+			next[i] = s.settle(ctx, e, next[i])
 			due := next[i]
-			if !due.After(now) {
+			if now := time.Now(); !due.After(now) {
 				due = now.Add(retryEvery)
 			}
-			if wake.IsZero() || due.Before(wake) {
+			if !next[i].IsZero() && due.Before(wake) {
 				wake = due
 			}
 		}
-		// At most a minute at a time: the clock may be set meanwhile.
-		timer := time.NewTimer(min(time.Until(wake), time.Minute))
+		timer := time.NewTimer(time.Until(wake))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -125,18 +85,55 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 }
 
+// settle fires what is due of one schedule and gives the slot to wait for: the next
+// one, or one that is due and must be tried again.
+func (s *Scheduler) settle(ctx context.Context, e Entry, slot time.Time) time.Time {
+	skipped := 0
+	for now := time.Now(); !slot.IsZero() && !slot.After(now) && ctx.Err() == nil; {
+		following := e.Next(slot)
+		outrun := !following.IsZero() && !following.After(now)
+		if outrun && now.Sub(slot) > s.CatchUp {
+			skipped++
+		} else if !s.fire(ctx, e, slot) {
+			break
+		}
+		slot = following
+	}
+	if skipped > 0 {
+		s.log.Warn("slots skipped: later ones of the schedule are due", "schedule", e.Name, "slots", skipped)
+	}
+	return slot
+}
+
 // fire enqueues one slot; false when it must be tried again.
 func (s *Scheduler) fire(ctx context.Context, e Entry, slot time.Time) bool {
-	key := fmt.Sprintf("schedule/%s/%s", e.Name, slot.UTC().Format(time.RFC3339))
-	options := append(slices.Clip(e.options), tasks.WithIdempotencyKey(key))
+	log := s.log.With("schedule", e.Name, "slot", slot)
+	options := append(slices.Clip(e.options), tasks.WithIdempotencyKey("schedule/"+e.Name+"/"+slot.UTC().Format(time.RFC3339)))
 	if e.ttl > 0 {
-		options = append(options, tasks.WithTimeToLive(e.ttl))
+		deadline := slot.Add(e.ttl)
+		if !deadline.After(time.Now()) {
+			log.Warn("slot skipped: its deadline has passed", "deadline", deadline)
+			return true
+		}
+		options = append(options, tasks.WithDeadline(deadline))
 	}
-	accepted, err := s.client.Enqueue(ctx, e.payload, options...)
-	if err != nil {
-		s.log.Error("slot not enqueued", "schedule", e.Name, "slot", slot, "error", err)
-		return errors.Is(err, tasks.ErrIdempotencyMismatch)
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	accepted, err := s.client.Enqueue(limited, e.payload, options...)
+	if err == nil {
+		log.Info("slot enqueued", "task", accepted.ID, "by_another", accepted.Existing)
+		return true
 	}
-	s.log.Info("slot enqueued", "schedule", e.Name, "slot", slot, "task", accepted.ID, "by_another", accepted.Existing)
-	return true
+	if errors.Is(err, tasks.ErrIdempotencyMismatch) {
+		log.Error("slot was enqueued with another task; is a scheduler running with an older file?", "error", err)
+		return true
+	}
+	if _, refused := errors.AsType[tasks.Problems](err); refused {
+		log.Error("slot given up: its task is refused", "error", err)
+		return true
+	}
+	if ctx.Err() == nil {
+		log.Error("slot not enqueued, will try again", "error", err, "again_in", retryEvery)
+	}
+	return false
 }

@@ -3,6 +3,7 @@ package schedule_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -42,23 +43,19 @@ func load(t *testing.T, text string) []schedule.Entry {
 
 func TestEachSlotFiresOnceWithTwoSchedulers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		redis, store := redistest.Memory(t), storage.NewMemory()
+		memory, store := redistest.Memory(t), storage.NewMemory()
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for range 2 {
-			client := tasks.NewClient(tasks.Config{Redis: redis, Store: store})
+			client := tasks.NewClient(tasks.Config{Redis: memory, Store: store})
 			s := schedule.New(load(t, nightly), client, slog.New(slog.DiscardHandler))
 			wg.Go(func() { require.NoError(t, s.Run(ctx)) })
 		}
 		time.Sleep(24*time.Hour + time.Second)
 		cancel()
 		wg.Wait()
-		n, err := redis.LLen(t.Context(), "asynq:{embedding:interactive}:pending").Result()
-		require.NoError(t, err)
-		require.EqualValues(t, 24, n)
-		n, err = redis.LLen(t.Context(), "asynq:{text:bulk}:pending").Result()
-		require.NoError(t, err)
-		require.EqualValues(t, 1, n)
+		require.Equal(t, 24, queued(t, memory, "embedding:interactive"))
+		require.Equal(t, 1, queued(t, memory, "text:bulk"))
 	})
 }
 
@@ -74,9 +71,7 @@ func TestASlotThatRedisCouldNotTakeIsTriedAgain(t *testing.T) {
 		time.Sleep(time.Hour + time.Minute)
 		cancel()
 		wg.Wait()
-		n, err := memory.LLen(t.Context(), "asynq:{embedding:interactive}:pending").Result()
-		require.NoError(t, err)
-		require.EqualValues(t, 1, n)
+		require.Equal(t, 1, queued(t, memory, "embedding:interactive"))
 	})
 }
 
@@ -106,29 +101,95 @@ func (h *sick) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	}
 }
 
-func TestClockChangesNeitherSkipNorDoubleADay(t *testing.T) {
-	entries := load(t, strings.Replace(nightly, "0 2", "30 2", 1))[:1]
-	berlin, err := time.LoadLocation("Europe/Berlin")
-	require.NoError(t, err)
-	for _, day := range []time.Time{
-		time.Date(2026, 3, 28, 12, 0, 0, 0, berlin),  // 02:30 does not exist the next day
-		time.Date(2026, 10, 24, 12, 0, 0, 0, berlin), // 02:30 comes twice the next day
+func TestClockChangesNeitherSkipNorDoubleASlot(t *testing.T) {
+	for _, c := range []struct {
+		name, cron, zone, from string
+		want                   []string
+	}{
+		{"skipped hour comes right after", "30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00Z",
+			[]string{"2026-03-29T03:00:00+02:00", "2026-03-30T02:30:00+02:00"}},
+		{"several slots in the skipped hour come as one", "0,30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00Z",
+			[]string{"2026-03-29T03:00:00+02:00", "2026-03-30T02:00:00+02:00", "2026-03-30T02:30:00+02:00"}},
+		{"a start behind the gap does not repeat it", "30 2 * * *", "Europe/Berlin", "2026-03-29T01:10:00Z",
+			[]string{"2026-03-30T02:30:00+02:00"}},
+		{"doubled hour comes the first time", "30 2 * * *", "Europe/Berlin", "2026-10-24T12:00:00Z",
+			[]string{"2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"}},
+		{"doubled hour is not repeated by a start within", "30 2 * * *", "Europe/Berlin", "2026-10-25T01:10:00Z",
+			[]string{"2026-10-26T02:30:00+01:00"}},
+		{"the same in America, doubled", "30 1 * * *", "America/New_York", "2026-10-31T12:00:00Z",
+			[]string{"2026-11-01T01:30:00-04:00", "2026-11-02T01:30:00-05:00"}},
+		{"the same in America, skipped", "30 2 * * *", "America/New_York", "2026-03-07T12:00:00Z",
+			[]string{"2026-03-08T03:00:00-04:00", "2026-03-09T02:30:00-04:00"}},
+		{"hourly goes by elapsed time", "0 * * * *", "Europe/Berlin", "2026-10-24T23:30:00Z",
+			[]string{"2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00", "2026-10-25T03:00:00+01:00"}},
+		{"half an hour of Lord Howe", "15 2 * * *", "Australia/Lord_Howe", "2026-10-03T10:00:00Z",
+			[]string{"2026-10-04T02:30:00+11:00", "2026-10-05T02:15:00+11:00"}},
 	} {
-		runs := schedule.Next(entries, day, 3)
-		require.Len(t, runs, 3)
-		for i := 1; i < len(runs); i++ {
-			gap := runs[i].At.Sub(runs[i-1].At)
-			require.Greater(t, gap, 22*time.Hour, "%v", runs)
-			require.LessOrEqual(t, gap, 49*time.Hour, "%v", runs)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			entries := load(t, fmt.Sprintf("schedules: [{name: a, cron: %q, time_zone: %s, kind: text, payload: {prompt: x}}]", c.cron, c.zone))
+			from, err := time.Parse(time.RFC3339, c.from)
+			require.NoError(t, err)
+			var got []string
+			for _, r := range schedule.Next(entries, from, len(c.want)) {
+				got = append(got, r.At.Format(time.RFC3339))
+			}
+			require.Equal(t, c.want, got)
+		})
 	}
+}
+
+// queued is how many tasks wait in a queue.
+func queued(t *testing.T, r *redis.Client, queue string) int {
+	t.Helper()
+	n, err := r.LLen(t.Context(), "asynq:{"+queue+"}:pending").Result()
+	require.NoError(t, err)
+	return int(n)
+}
+
+// runFor runs one scheduler for a while.
+func runFor(t *testing.T, d, catchUp time.Duration, text string, client *tasks.Client) {
+	t.Helper()
+	s := schedule.New(load(t, text), client, slog.New(slog.DiscardHandler))
+	s.CatchUp = catchUp
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	require.NoError(t, s.Run(ctx))
+}
+
+func TestSlotsMissedWhileDownAreSkippedUnlessCaughtUp(t *testing.T) {
+	const hourly = "schedules: [{name: a, cron: '@hourly', kind: text, payload: {prompt: x}}]"
+	synctest.Test(t, func(t *testing.T) {
+		memory := redistest.Memory(t)
+		client := tasks.NewClient(tasks.Config{Redis: memory, Store: storage.NewMemory()})
+		runFor(t, 90*time.Minute, 0, hourly, client)
+		require.Equal(t, 1, queued(t, memory, "text:bulk"))
+		time.Sleep(5 * time.Hour)
+		runFor(t, time.Minute, 0, hourly, client)
+		require.Equal(t, 1, queued(t, memory, "text:bulk"), "slots of the past are skipped")
+		runFor(t, time.Minute, 3*time.Hour, hourly, client)
+		require.Equal(t, 4, queued(t, memory, "text:bulk"), "those of the last three hours are not")
+		runFor(t, time.Minute, 24*time.Hour, hourly, client)
+		require.Equal(t, 24, queued(t, memory, "text:bulk"), "none is repeated")
+	})
+}
+
+func TestASlotIsNotEnqueuedBehindItsDeadline(t *testing.T) {
+	const brief = "schedules: [{name: a, cron: '@hourly', kind: text, payload: {prompt: x}, deadline: 90m}]"
+	synctest.Test(t, func(t *testing.T) {
+		memory := redistest.Memory(t)
+		time.Sleep(10 * time.Minute)
+		runFor(t, time.Minute, 5*time.Hour, brief, tasks.NewClient(tasks.Config{Redis: memory, Store: storage.NewMemory()}))
+		require.Equal(t, 2, queued(t, memory, "text:bulk"))
+	})
 }
 
 func TestABadFileIsRefusedWithEveryProblem(t *testing.T) {
 	for text, want := range map[string][]string{
-		"":                         {"empty"},
-		"schedules: []":            {"empty"},
-		"schedules:\n  - nam: x\n": {"nam"},
+		"":                                       {"empty"},
+		"schedules: []":                          {"empty"},
+		"schedules:\n  - nam: x\n":               {"nam", "2"},
+		"schedules: []\n---\nschedules: []":      {"more than one"},
+		"schedules:\n  - name: a\n    name: b\n": {"3", "name"},
 		"schedules: [{name: a, cron: '* * * * * *', kind: text, payload: {prompt: x}}]":                                    {"schedules[0] a: cron"},
 		"schedules: [{name: a, cron: '@every 1ms', kind: text, payload: {prompt: x}}]":                                     {"five fields"},
 		"schedules: [{name: a, cron: '0 0 30 2 *', kind: text, payload: {prompt: x}}]":                                     {"never comes"},
