@@ -38,7 +38,7 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 	}
 	defer stack.Close()
 	bulk := len(c.Input) == 1 && c.Input[0] == "-"
-	bar := newProgress(g.stderr, "enqueued", bulk)
+	bar := newProgress(g.stderr, "enqueued")
 	defer bar.stop()
 	var (
 		requests []tasks.Request

@@ -24,11 +24,8 @@ type progress struct {
 	wg    sync.WaitGroup
 }
 
-func newProgress(w io.Writer, what string, shown bool) *progress {
+func newProgress(w io.Writer, what string) *progress {
 	p := &progress{what: what, quit: make(chan struct{})}
-	if !shown {
-		return p
-	}
 	if file, ok := w.(*os.File); ok && isTerminal(file) {
 		p.bars = mpb.New(mpb.WithOutput(w))
 		p.bar = p.bars.New(0, mpb.SpinnerStyle(), mpb.AppendDecorators(

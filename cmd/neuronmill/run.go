@@ -70,7 +70,7 @@ func (c kindCmd[F, C]) runAll(g *globals, asJSON bool) error {
 	defer stopWorker()
 
 	bulk := len(c.Input) == 1 && c.Input[0] == "-"
-	bar := newProgress(g.stderr, "done", bulk || len(c.Input) > 1)
+	bar := newProgress(g.stderr, "done")
 	defer bar.stop()
 	var (
 		queue = make(chan waiting, window)

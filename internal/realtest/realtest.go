@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -35,6 +37,56 @@ func Redis(t *testing.T) Server {
 	start(t, s.Addr, program, "--port", port, "--bind", "127.0.0.1", "--dir", s.Dir,
 		"--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction")
 	return s
+}
+
+// RedisCluster starts three masters and gives their addresses once all slots are
+// served.
+func RedisCluster(t *testing.T) []string {
+	t.Helper()
+	program := find(t, "apt-get install redis-server", "redis-server", "valkey-server")
+	var addrs []string
+	var nodes []*redis.Client
+	for range 3 {
+		addr := FreeAddr(t)
+		_, port, err := net.SplitHostPort(addr)
+		require.NoError(t, err)
+		_, bus, err := net.SplitHostPort(FreeAddr(t))
+		require.NoError(t, err)
+		start(t, addr, program, "--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "",
+			"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "3000", "--maxmemory-policy", "noeviction")
+		node := redis.NewClient(&redis.Options{Addr: addr})
+		t.Cleanup(func() { node.Close() })
+		addrs, nodes = append(addrs, addr), append(nodes, node)
+		first := (len(nodes) - 1) * 5462
+		require.NoError(t, node.ClusterAddSlotsRange(t.Context(), first, min(first+5461, 16383)).Err())
+		if len(nodes) > 1 {
+			require.NoError(t, nodes[0].Do(t.Context(), "CLUSTER", "MEET", "127.0.0.1", port, bus).Err())
+		}
+	}
+	for _, node := range nodes {
+		require.Eventually(t, func() bool {
+			return strings.Contains(node.ClusterInfo(t.Context()).Val(), "cluster_state:ok")
+		}, 30*time.Second, 50*time.Millisecond, "the cluster does not come together")
+	}
+	return addrs
+}
+
+// RedisSentinel starts a master and a sentinel that watches it under a name, and gives
+// the sentinel's address.
+func RedisSentinel(t *testing.T, name string) string {
+	t.Helper()
+	master := Redis(t)
+	_, masterPort, err := net.SplitHostPort(master.Addr)
+	require.NoError(t, err)
+	program := find(t, "apt-get install redis-server", "redis-server", "valkey-server")
+	addr := FreeAddr(t)
+	_, port, err := net.SplitHostPort(addr)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "sentinel.conf")
+	text := "port " + port + "\nbind 127.0.0.1\nsentinel monitor " + name + " 127.0.0.1 " + masterPort + " 1\n"
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	start(t, addr, program, file, "--sentinel")
+	return addr
 }
 
 // S3 starts versitygw with an empty bucket and gives its URL as a setting has it; the

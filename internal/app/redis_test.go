@@ -1,0 +1,154 @@
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/realtest"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+var silent = slog.New(slog.DiscardHandler)
+
+// through does a task of every lane on a Redis that is opened by URL.
+func through(t *testing.T, url string) {
+	t.Helper()
+	settings := app.Settings{RedisURL: url, DataDir: t.TempDir()}
+	r, err := app.OpenRedis(t.Context(), settings, silent)
+	require.NoError(t, err)
+	defer r.Close()
+	store := storage.NewMemory()
+	stack := &app.Stack{Redis: r, Store: store, Client: tasks.NewClient(tasks.Config{Redis: r, Store: store})}
+	worker, err := stack.Worker(settings, workersaitest.New(workersaitest.Options{}).Client(), nil, 2, silent)
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- worker.Run(ctx) }()
+	requests := []tasks.Request{
+		{Payload: tasks.Text{Prompt: "hi"}},
+		{Payload: tasks.Embedding{Texts: []string{"a"}}, Options: []tasks.Option{tasks.WithLane(tasks.Bulk)}},
+		{Payload: tasks.Translation{Text: "a", TargetLang: "es"}},
+	}
+	accepted, errs := stack.Client.EnqueueMany(t.Context(), requests)
+	for i := range requests {
+		require.NoError(t, errs[i])
+		result, err := stack.Client.Wait(t.Context(), accepted[i].ID)
+		require.NoError(t, err)
+		require.Equal(t, tasks.Completed, result.Status)
+		_, err = stack.Client.Get(t.Context(), accepted[i].ID)
+		require.NoError(t, err)
+	}
+	_, err = stack.Client.List(t.Context(), tasks.ListFilter{})
+	require.NoError(t, err)
+	stop()
+	require.NoError(t, <-done)
+}
+
+func TestTasksRunOnASingleRedis(t *testing.T) {
+	through(t, "redis://"+realtest.Redis(t).Addr+"/0")
+}
+
+func TestTasksRunOnTheEmbeddedRedis(t *testing.T) { through(t, "embedded:") }
+
+func TestTasksRunOnAClusterOfThreeMasters(t *testing.T) {
+	through(t, "redis-cluster://"+strings.Join(realtest.RedisCluster(t), ","))
+}
+
+func TestTasksRunBehindASentinel(t *testing.T) {
+	through(t, "redis-sentinel://"+realtest.RedisSentinel(t, "mill")+"/mill")
+}
+
+func TestARedisThatCannotCarryTheQueueIsRefused(t *testing.T) {
+	server := realtest.Redis(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr})
+	defer client.Close()
+	open := func(url string) error {
+		r, err := app.OpenRedis(t.Context(), app.Settings{RedisURL: url, DataDir: t.TempDir()}, silent)
+		if err == nil {
+			r.Close()
+		}
+		return err
+	}
+	url := "redis://" + server.Addr
+	require.NoError(t, open(url))
+	require.NoError(t, client.ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err())
+	require.ErrorContains(t, open(url), "CONFIG SET maxmemory-policy noeviction")
+	require.NoError(t, client.ConfigSet(t.Context(), "requirepass", "hunter2").Err())
+	require.ErrorContains(t, open(url), "password")
+	err := open("redis://:hunter3@" + server.Addr)
+	require.ErrorContains(t, err, "password")
+	require.NotContains(t, err.Error(), "hunter3")
+	for _, wrong := range []string{"127.0.0.1:6379", "redis://:secret@h:x/0", "redis-sentinel://h:1", "redis-cluster://", "http://h"} {
+		err := open(wrong)
+		require.ErrorContains(t, err, "NEURONMILL_REDIS_URL is not valid", wrong)
+		require.NotContains(t, err.Error(), "secret")
+	}
+	require.ErrorContains(t, open("redis://127.0.0.1:1"), "cannot be reached")
+}
+
+func TestTheEmbeddedRedisKeepsItsDataAndIsShared(t *testing.T) {
+	settings := app.Settings{RedisURL: "embedded:", DataDir: t.TempDir()}
+	first, err := app.OpenRedis(t.Context(), settings, silent)
+	require.NoError(t, err)
+	if strings.Contains(first.Description, "in memory") {
+		first.Close()
+		t.Skip("SKIPPED, NOT TESTED: there is no redis-server on PATH")
+	}
+	require.NoError(t, first.Set(t.Context(), "k", "v", 0).Err())
+	second, err := app.OpenRedis(t.Context(), settings, silent)
+	require.NoError(t, err)
+	require.Contains(t, second.Description, "started by another process")
+	require.Equal(t, "v", second.Get(t.Context(), "k").Val())
+	require.NoError(t, second.Close())
+	require.NoError(t, first.Close())
+	_, err = net.Dial("unix", filepath.Join(settings.DataDir, "redis", "redis.sock"))
+	require.Error(t, err, "the child has ended")
+	third, err := app.OpenRedis(t.Context(), settings, silent)
+	require.NoError(t, err)
+	require.Equal(t, "v", third.Get(t.Context(), "k").Val())
+	require.NoError(t, third.Close())
+}
+
+func TestTheEmbeddedRedisWorksWithoutAServer(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	through(t, "embedded:")
+}
+
+func TestASecretDoesNotShowItself(t *testing.T) {
+	s := app.Settings{AccountID: "acc", Token: "hunter2"}
+	var log bytes.Buffer
+	app.Logger(&log, "info").Info("settings", "token", s.Token, "all", s)
+	for _, shown := range []string{fmt.Sprintf("%v %+v %#v %s", s, s, s, s.Token), log.String()} {
+		require.NotContains(t, shown, "hunter2")
+	}
+}
+
+func TestLimitsAreReadByKindAndModel(t *testing.T) {
+	var l app.Limits
+	require.NoError(t, l.UnmarshalText([]byte("embedding=100, @cf/baai/bge-m3=7")))
+	require.Equal(t, 7, l.PerMinute("@cf/baai/bge-m3", "embedding"))
+	require.Equal(t, 100, l.PerMinute("@cf/baai/bge-base-en-v1.5", "embedding"))
+	require.Equal(t, 300, l.PerMinute("@cf/zai-org/glm-4.7-flash", "text"))
+	require.Equal(t, 20, l.PerMinute("@cf/new/model", "text"))
+	for _, wrong := range []string{"embedding", "embedding=x", "embedding=-1", "poem=3"} {
+		require.Error(t, l.UnmarshalText([]byte(wrong)), wrong)
+	}
+}
+
+func TestSettingsAreCheckedByName(t *testing.T) {
+	require.ErrorContains(t, app.Settings{AccountID: "x"}.Check(), "belong together")
+	require.ErrorContains(t, app.Settings{AccountID: "x/../y", Token: "t"}.Check(), "32 hexadecimal")
+	require.ErrorContains(t, app.Settings{BaseURL: "api.example"}.Check(), "CLOUDFLARE_BASE_URL")
+	require.NoError(t, app.Settings{}.Check())
+}
