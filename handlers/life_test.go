@@ -274,3 +274,57 @@ func TestTheGateIsAskedBeforeEveryCall(t *testing.T) {
 		}
 	})
 }
+
+func TestAFailedTaskRunsAgainAsANewOne(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", From: 1, To: 1, Code: 5006})
+		id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithMetadata(map[string]string{"a": "b"}))
+		require.Equal(t, tasks.Failed, r.wait(id).Status)
+		accepted, err := r.client.Retry(t.Context(), id)
+		require.NoError(t, err)
+		require.NotEqual(t, id, accepted.ID)
+		again := r.wait(accepted.ID)
+		require.Equal(t, tasks.Completed, again.Status)
+		require.Equal(t, map[string]string{"a": "b", "retry_of": id}, again.Metadata)
+		require.Equal(t, tasks.Failed, r.wait(id).Status, "the first result stands")
+		_, err = r.client.Retry(t.Context(), accepted.ID)
+		require.ErrorContains(t, err, "completed")
+	})
+}
+
+func TestACancelledTaskEndsWithoutACall(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithDelay(time.Hour))
+		require.NoError(t, r.client.Cancel(t.Context(), id))
+		result := r.wait(id)
+		require.Equal(t, "cancelled", result.Error.Code)
+		require.Empty(t, r.ai.Requests())
+		require.ErrorIs(t, r.client.Cancel(t.Context(), id), tasks.ErrEnded)
+	})
+}
+
+func TestAudioThatIsNoneOrMissingFailsBeforeItIsPaid(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		words := r.put("default/files/a", "these are words")
+		empty := r.put("default/files/b", "")
+		for key, code := range map[string]string{words: "unsupported_media", empty: "unsupported_media", "default/files/none": "input_not_found"} {
+			result := r.wait(r.enqueue(tasks.Transcription{Audio: tasks.Audio{Key: key}}))
+			require.Equal(t, code, result.Error.Code, key)
+		}
+		require.Empty(t, r.ai.Requests())
+	})
+}
+
+func TestARunningCallOutlivesTheStopOfItsWorker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.ai.Fault(workersaitest.Fault{Kind: "text", Delay: 90 * time.Second})
+		r.work()
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		time.Sleep(5 * time.Second)
+		r.stop() // waits for the call and its result
+		require.Equal(t, tasks.Completed, r.wait(id).Status)
+		require.Len(t, r.ai.Requests(), 1)
+		require.Zero(t, r.redis.Exists(t.Context(), "asynq:{text:interactive}:t:"+id).Val(), "it is acknowledged")
+	})
+}

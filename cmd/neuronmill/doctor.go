@@ -4,17 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/storage"
+	"github.com/redis/go-redis/v9"
 )
 
 type doctorCmd struct {
 	CreateBucket bool          `help:"Make the bucket when it is missing."`
 	Wait         time.Duration `placeholder:"60s" help:"Check again so long while something is wrong."`
+}
+
+// Help is shown by --help.
+func (doctorCmd) Help() string {
+	return `A line a check: ok, warn or FAIL, with how to mend it. Warnings do not change the exit code:
+0 nothing fails, 1 something does, 2 a setting cannot be read. The account is asked for a model
+that does not exist, which costs nothing.`
 }
 
 // Run checks everything, also what stands behind a thing that is broken.
@@ -33,24 +42,82 @@ func (c *doctorCmd) Run(g *globals) error {
 }
 
 func (c *doctorCmd) check(g *globals) error {
-	sick := 0
-	tell := func(what string, err error, well string) {
-		if err != nil {
-			sick++
-			fmt.Fprintf(g.stdout, "FAIL  %-8s %v\n", what, err)
-			return
-		}
-		fmt.Fprintf(g.stdout, "ok    %-8s %s\n", what, well)
+	r := &report{w: g.stdout}
+	checkRedis(g, r)
+	c.checkBucket(g, r)
+	checkAccount(g, r)
+	if r.failed {
+		return &app.Exit{Code: app.ExitFailed}
 	}
-	r, err := app.OpenRedis(g.ctx, g.settings, g.log)
+	return nil
+}
+
+// report prints a line a check.
+type report struct {
+	w      io.Writer
+	failed bool
+}
+
+func (r *report) ok(what, text string) { fmt.Fprintf(r.w, "ok    %-8s %s\n", what, text) }
+
+func (r *report) warn(what string, err error) { fmt.Fprintf(r.w, "warn  %-8s %v\n", what, err) }
+
+func (r *report) fail(what string, err error) {
+	r.failed = true
+	fmt.Fprintf(r.w, "FAIL  %-8s %v\n", what, err)
+}
+
+func checkRedis(g *globals, r *report) {
+	server, err := app.OpenRedis(g.ctx, g.settings, g.log)
 	if err != nil {
-		tell("redis", err, "")
-	} else {
-		defer r.Close()
-		tell("redis", nil, r.Description)
-		skew, err := clockSkew(g.ctx, r)
-		tell("clock", err, fmt.Sprintf("%s off that of redis", skew.Round(time.Millisecond)))
+		r.fail("redis", err)
+		return
 	}
+	defer server.Close()
+	r.ok("redis", server.Description)
+	if strings.HasPrefix(g.settings.RedisURL, "embedded:") {
+		r.warn("redis", errors.New("it is embedded, for one machine: a fleet needs NEURONMILL_REDIS_URL"))
+	} else if err := durable(g.ctx, server); err != nil {
+		r.warn("redis", err)
+	}
+	skew, err := clockSkew(g.ctx, server)
+	switch {
+	case err != nil:
+		r.fail("clock", err)
+	case skew.Abs() > 10*time.Second:
+		r.fail("clock", fmt.Errorf("it is %s off that of redis, so deadlines and leases are misread: set both by NTP", skew.Round(time.Second)))
+	case skew.Abs() > time.Second:
+		r.warn("clock", fmt.Errorf("it is %s off that of redis: set both by NTP", skew.Round(time.Millisecond)))
+	default:
+		r.ok("clock", skew.Round(time.Millisecond).String()+" off that of redis")
+	}
+}
+
+// durable says why what waits in a Redis would not outlive its restart.
+func durable(ctx context.Context, client redis.UniversalClient) error {
+	info, err := client.InfoMap(ctx, "persistence").Result()
+	switch on := info["Persistence"]["aof_enabled"]; {
+	case err != nil || on == "":
+		return errors.New("it does not tell whether it writes an AOF; without one a restart loses what waits, until workers put it back from the bucket")
+	case on == "0":
+		return errors.New("it writes no AOF, so a restart loses what waits, until workers put it back from the bucket: CONFIG SET appendonly yes")
+	case info["Persistence"]["aof_last_write_status"] == "err":
+		return errors.New("it failed to write its AOF: look at its log and its disk")
+	}
+	return nil
+}
+
+// clockSkew is how far this clock is ahead of that of Redis.
+func clockSkew(ctx context.Context, client redis.UniversalClient) (time.Duration, error) {
+	before := time.Now()
+	theirs, err := client.Time(ctx).Result()
+	if err != nil {
+		return 0, fmt.Errorf("ask redis for the time: %w", err)
+	}
+	return before.Add(time.Since(before) / 2).Sub(theirs), nil
+}
+
+func (c *doctorCmd) checkBucket(g *globals, r *report) {
 	store, bucket, err := app.OpenStore(g.ctx, g.settings)
 	if maker, ok := store.(interface{ CreateBucket(context.Context) error }); ok && err == nil && c.CreateBucket {
 		err = maker.CreateBucket(g.ctx)
@@ -58,62 +125,64 @@ func (c *doctorCmd) check(g *globals) error {
 	if err == nil {
 		err = checkStore(g.ctx, store)
 	}
-	tell("bucket", err, bucket+", create-only puts hold")
-	ai, note := app.OpenAI(g.settings)
-	if note == "" {
-		note = "account and token are accepted"
-	}
-	ctx, cancel := context.WithTimeout(g.ctx, 30*time.Second)
-	defer cancel()
-	err = ai.Probe(ctx)
 	if err != nil {
-		err = fmt.Errorf("%w; check CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN (permission Workers AI Read and Edit), CLOUDFLARE_BASE_URL and CLOUDFLARE_AI_GATEWAY", err)
+		r.fail("bucket", err)
+		return
 	}
-	tell("account", err, note)
-	if sick > 0 {
-		return &app.Exit{Code: app.ExitFailed}
-	}
-	return nil
-}
-
-// clockSkew is how far this clock is from that of Redis; too far is an error, because
-// deadlines and leases are written by one machine and read by another.
-func clockSkew(ctx context.Context, r *app.Redis) (time.Duration, error) {
-	before := time.Now()
-	theirs, err := r.Time(ctx).Result()
-	if err != nil {
-		return 0, fmt.Errorf("ask redis for the time: %w", err)
-	}
-	skew := before.Add(time.Since(before) / 2).Sub(theirs)
-	if skew.Abs() > 10*time.Second {
-		return skew, fmt.Errorf("it is %s off that of redis: set both by NTP", skew.Round(time.Second))
-	}
-	return skew, nil
+	r.ok("bucket", bucket+": put, get, list, delete; create-only puts hold")
 }
 
 // checkStore writes, reads, lists and deletes a small object, and sees that a second
 // creator loses.
-func checkStore(ctx context.Context, s storage.Store) error {
+func checkStore(ctx context.Context, s storage.Store) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	const first = "first"
 	key := "default/doctor/" + uuid.NewString()
-	if err := s.Create(ctx, key, strings.NewReader("first"), "text/plain"); err != nil {
-		return err
+	if err := s.Create(ctx, key, strings.NewReader(first), "text/plain"); err != nil {
+		return fmt.Errorf("put: %w", err)
 	}
-	defer func() { _ = s.Delete(ctx, key) }()
-	err := s.Create(ctx, key, strings.NewReader("second"), "text/plain")
-	if !errors.Is(err, storage.ErrExists) {
-		return fmt.Errorf("it does not refuse a second create-only put (If-None-Match: *), so results could be written twice: use a store that does (got %w)", err)
+	defer func() {
+		if gone := s.Delete(ctx, key); gone != nil && err == nil {
+			err = fmt.Errorf("delete: %w", gone)
+		}
+	}()
+	switch err := s.Create(ctx, key, strings.NewReader("second"), "text/plain"); {
+	case err == nil:
+		return errors.New("it takes a second create-only put (If-None-Match: *), so results could be written twice: use a store that refuses it")
+	case !errors.Is(err, storage.ErrExists):
+		return fmt.Errorf("a second create-only put (If-None-Match: *) is not answered with 412: %w", err)
 	}
-	info, err := s.Head(ctx, key)
+	body, err := s.Get(ctx, key)
 	if err != nil {
-		return err
+		return fmt.Errorf("get: %w", err)
 	}
-	if info.Size != int64(len("first")) {
-		return errors.New("it gives back another object than was put")
+	defer body.Close()
+	if text, err := io.ReadAll(body); err != nil || string(text) != first {
+		return errors.Join(errors.New("get: it gives back another object than was put"), err)
 	}
-	for _, err := range s.List(ctx, "default/doctor/", "") {
-		return err
+	for info, err := range s.List(ctx, key, "") {
+		if err != nil {
+			return fmt.Errorf("list: %w", err)
+		}
+		if info.Key == key {
+			return nil
+		}
 	}
-	return errors.New("it does not list what was put")
+	return errors.New("list: it does not show what was put")
+}
+
+func checkAccount(g *globals, r *report) {
+	ai, note := app.OpenAI(g.settings)
+	ctx, cancel := context.WithTimeout(g.ctx, 30*time.Second)
+	defer cancel()
+	err := ai.Probe(ctx)
+	switch {
+	case err != nil:
+		r.fail("account", fmt.Errorf("%w; check CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN (permission Workers AI Read and Edit), CLOUDFLARE_BASE_URL and CLOUDFLARE_AI_GATEWAY", err))
+	case note != "":
+		r.warn("account", errors.New(note))
+	default:
+		r.ok("account", "account and token are accepted")
+	}
 }
