@@ -34,22 +34,27 @@ func (h *Handlers) counters(ctx context.Context, id string) (counters, error) {
 	return counters{attempts: number(0), calls: number(1), unpaid: number(2), cancelled: values[3] != nil}, nil
 }
 
-// count writes down that a call is about to be sent. A call that cannot be counted is
-// not sent, else a sick Redis would make it free to try for ever.
-func (h *Handlers) count(ctx context.Context, j *job, newAttempt bool) error {
-	key := tasks.LiveKey(j.task.ID)
-	pipe := h.cfg.Redis.TxPipeline()
-	pipe.HIncrBy(ctx, key, "calls", 1)
-	if newAttempt {
-		pipe.HIncrBy(ctx, key, "attempts", 1)
+// count writes down that a call is about to be sent for these tasks. A call that cannot
+// be counted is not sent, else a sick Redis would make it free to try for ever.
+func (h *Handlers) count(ctx context.Context, riders []*job) error {
+	pipe := h.cfg.Redis.Pipeline()
+	for _, j := range riders {
+		key := tasks.LiveKey(j.task.ID)
+		pipe.HIncrBy(ctx, key, "calls", 1)
+		if j.startedAt.IsZero() {
+			pipe.HIncrBy(ctx, key, "attempts", 1)
+		}
+		pipe.ExpireAt(ctx, key, j.task.Deadline.Add(tasks.LiveTTL))
 	}
-	pipe.ExpireAt(ctx, key, j.task.Deadline.Add(tasks.LiveTTL))
 	if _, err := pipe.Exec(ctx); err != nil {
 		return fmt.Errorf("count the call: %w", err)
 	}
-	j.counts.calls++
-	if newAttempt {
-		j.counts.attempts++
+	for _, j := range riders {
+		j.counts.calls++
+		if j.startedAt.IsZero() {
+			j.startedAt = time.Now()
+			j.counts.attempts++
+		}
 	}
 	return nil
 }

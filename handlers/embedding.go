@@ -2,51 +2,46 @@ package handlers
 
 import (
 	"context"
-	"slices"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai"
 )
 
-// embedding cuts the texts into calls of what the model takes at once.
+// embedding cuts the texts into what the model takes at once; each part rides with the
+// texts of other tasks.
 func (h *Handlers) embedding(ctx context.Context, j *job, p tasks.Embedding) (*output, error) {
-	model, _ := catalogue.Find(j.task.Model)
+	to := route{model: j.task.Model, kind: j.task.Kind, lane: j.task.Lane, options: p.Pooling}
+	line := lineTo(h, &h.carpool.embeddings, to, func(ctx context.Context, texts []string) ([][]float32, workersai.Meta, error) {
+		answer, meta, err := h.cfg.AI.Embed(ctx, to.model, workersai.EmbedInput{Texts: texts, Pooling: to.options})
+		if err != nil {
+			return nil, meta, err
+		}
+		return answer.Vectors, meta, nil
+	})
 	out := tasks.EmbeddingOutput{Vectors: make([][]float32, 0, len(p.Texts))}
-	for _, texts := range embeddingCalls(p.Texts, model) {
-		err := j.call(ctx, func(ctx context.Context) (workersai.Meta, error) {
-			answer, meta, err := h.cfg.AI.Embed(ctx, j.task.Model, workersai.EmbedInput{Texts: texts, Pooling: p.Pooling})
-			if err != nil {
-				return meta, err
-			}
-			out.Dimensions = answer.Dimensions
-			out.Vectors = append(out.Vectors, answer.Vectors...)
-			return meta, nil
-		})
+	for _, texts := range parts(p.Texts, line.row) {
+		vectors, err := line.ride(ctx, j, texts)
 		if err != nil {
 			return nil, err
 		}
+		out.Dimensions = len(vectors[0])
+		out.Vectors = append(out.Vectors, vectors...)
 	}
 	return &output{result: out}, nil
 }
 
-// embeddingCalls cuts texts by count and, where the model sums tokens over a call,
-// by an estimate that is on the safe side: no tokenizer makes more tokens than bytes,
-// and few less than one in three.
-func embeddingCalls(texts []string, m catalogue.Model) [][]string {
-	most := max(m.Texts, 1)
-	if m.CallTokens == 0 {
-		return slices.Collect(slices.Chunk(texts, most))
-	}
+// parts cuts texts by count and, where the model sums tokens over a call, by size.
+func parts(texts []string, m catalogue.Model) [][]string {
 	var calls [][]string
-	from, tokens := 0, 0
+	from, size := 0, 0
 	for i, t := range texts {
-		n := min(len(t)/3+2, max(m.TextTokens, 1))
-		if i > from && (i-from == most || tokens+n > m.CallTokens) {
+		n := tokensOf(t, m)
+		if i > from && (i-from == max(m.Texts, 1) || m.CallTokens > 0 && size+n > m.CallTokens) {
 			calls = append(calls, texts[from:i])
-			from, tokens = i, 0
+			from, size = i, 0
 		}
-		tokens += n
+		size += n
 	}
 	return append(calls, texts[from:])
 }

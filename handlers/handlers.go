@@ -22,9 +22,9 @@ type Config struct {
 	Redis       redis.UniversalClient
 	Store       storage.Store
 	AI          *workersai.Client
-	Gate        limit.Gate
+	Gate        *limit.Gate
 	Kinds       []tasks.Kind // none means all
-	Concurrency int          // tasks at once of each kind and lane; 0 means 16
+	Concurrency int          // calls at once of each kind and lane; 0 means 16
 	Log         *slog.Logger // nil means the default logger
 	Fetch       *http.Client // for audio at a URL; nil means one that only reaches public addresses
 }
@@ -65,11 +65,21 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// slots is how many tasks of a kind and lane are held at once. Those that can ride
+// together are many to a call.
+func (c Config) slots(k tasks.Kind) int {
+	if k == tasks.KindEmbedding {
+		return 16 * c.Concurrency
+	}
+	return c.Concurrency
+}
+
 // Handlers holds the work of all kinds and what this process is at.
 type Handlers struct {
 	cfg      Config
 	stopping context.Context // ends when no new call may start
 	running  sync.Map        // ids of the tasks that this process is at
+	carpool  carpool
 }
 
 func newHandlers(cfg Config, stopping context.Context) *Handlers {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/redis/go-redis/v9"
@@ -18,8 +17,8 @@ import (
 // has one; a lock lets one at a time work, and two at once do no harm: a lease moves
 // by one script, and a task that is queued already stays as it is.
 type reaper struct {
-	cfg Config
-	id  string
+	cfg  Config
+	lock lock
 }
 
 const (
@@ -27,17 +26,15 @@ const (
 	leaseEvery  = 3 * time.Second
 	pendingAge  = time.Minute // younger records may still be on their way into the queue
 	pendingTick = time.Minute
-	reaperLock  = "neuronmill:reaper"
 )
 
 // Run works until ctx ends.
 func (r *reaper) Run(ctx context.Context) error {
-	r.id = uuid.NewString()
 	var sweep time.Time
 	tick := time.NewTicker(leaseEvery)
 	defer tick.Stop()
 	for {
-		if r.leads(ctx) {
+		if r.lock.held(ctx) {
 			r.returnLeases(ctx)
 			if time.Since(sweep) >= pendingTick {
 				sweep = time.Now()
@@ -50,17 +47,6 @@ func (r *reaper) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
-}
-
-var takeLock = redis.NewScript(`
-local owner = redis.call("GET", KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call("SET", KEYS[1], ARGV[1], "PX", ARGV[2])
-return 1`)
-
-func (r *reaper) leads(ctx context.Context) bool {
-	got, err := takeLock.Run(ctx, r.cfg.Redis, []string{reaperLock}, r.id, (3 * leaseEvery).Milliseconds()).Int()
-	return err == nil && got == 1
 }
 
 // returnLease moves one task of a dead worker to the head of its queue, unless its

@@ -39,10 +39,15 @@ func newRig(t *testing.T) *rig {
 	r.client = tasks.NewClient(tasks.Config{Redis: r.redis, Store: r.store})
 	r.cfg = handlers.Config{
 		Redis: r.redis, Store: r.store, AI: r.ai.Client(), Concurrency: 4,
-		Gate: limit.NewLocal(func(model, _ string) int { m, _ := catalogue.Find(model); return m.PerMinute }),
-		Log:  slog.New(slog.DiscardHandler),
+		Log: slog.New(slog.DiscardHandler),
 	}
+	r.cfg.Gate = limit.New(limit.Config{Redis: r.redis, Pace: catalogued, Log: r.cfg.Log})
 	return r
+}
+
+func catalogued(model, _ string) limit.Pace {
+	m, _ := catalogue.Find(model)
+	return limit.Pace{PerMinute: m.PerMinute, Source: "catalogue"}
 }
 
 // work starts a worker; it stops with the test or when stop is called.

@@ -9,10 +9,8 @@ import (
 
 	"github.com/hibiken/asynq"
 	"github.com/neuronmill/neuronmill/internal/failpoint"
-	"github.com/neuronmill/neuronmill/internal/limit"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
-	"github.com/neuronmill/neuronmill/workersai"
 )
 
 // job is one run of a task.
@@ -102,66 +100,4 @@ func (h *Handlers) run(ctx context.Context, j *job) error {
 		return err
 	}
 	return h.keep(ctx, j, out)
-}
-
-// call sends one request: it waits at the gate, counts, and calls on a context that
-// only the task's own time limit ends.
-func (j *job) call(ctx context.Context, send func(context.Context) (workersai.Meta, error)) error {
-	if err := j.pass(ctx); err != nil {
-		return err
-	}
-	first := j.startedAt.IsZero()
-	if first {
-		j.startedAt = time.Now()
-	}
-	if err := j.h.count(ctx, j, first); err != nil {
-		return err
-	}
-	failpoint.Hit("before-call")
-	ctx, cancel := context.WithTimeout(ctx, j.spec.Timeout)
-	defer cancel()
-	meta, err := send(ctx)
-	failpoint.Hit("after-call")
-	j.neurons += meta.Neurons
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", j.task.Model, err)
-	}
-	return nil
-}
-
-// pass waits at the gate. The first call of a run may be handed back to the queue;
-// a later one waits in place, since what was paid for so far is in memory only.
-func (j *job) pass(ctx context.Context) error {
-	ctx, cancel := context.WithDeadlineCause(ctx, j.task.Deadline, deadlineExceeded(j.task.Deadline))
-	defer cancel()
-	ask := limit.Ask{Model: j.task.Model, Kind: string(j.task.Kind), Lane: string(j.task.Lane)}
-	if !j.startedAt.IsZero() {
-		ask.Patience = time.Until(j.task.Deadline)
-		return because(ctx, j.h.cfg.Gate.Wait(ctx, ask))
-	}
-	ctx, drain := context.WithCancelCause(ctx)
-	defer drain(nil)
-	stop := context.AfterFunc(j.draining, func() { drain(&handback{why: "worker is stopping"}) })
-	defer stop()
-	err := because(ctx, j.h.cfg.Gate.Wait(ctx, ask))
-	var pause *limit.PauseError
-	if errors.As(err, &pause) && pause.Until.After(j.task.Deadline) {
-		return deadlineExceeded(j.task.Deadline)
-	}
-	return err
-}
-
-func deadlineExceeded(at time.Time) error {
-	return &tasks.Failure{
-		Code:    "deadline_exceeded",
-		Message: "its deadline " + at.UTC().Format(time.RFC3339) + " passed before its turn",
-	}
-}
-
-// because gives the cause of a cancelled context in place of the bare error.
-func because(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
 }

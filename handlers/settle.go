@@ -14,7 +14,7 @@ import (
 // settle ends a run: nil acknowledges the task, an error brings it again.
 func (h *Handlers) settle(ctx context.Context, j *job, err error) error {
 	if err != nil {
-		if err = h.carryOut(ctx, j, judge(err, j.counts, j.spec, time.Now())); err != nil {
+		if err = h.carryOut(ctx, j, judge(err, j.counts, j.spec)); err != nil {
 			return err
 		}
 	}
@@ -38,19 +38,10 @@ func (h *Handlers) carryOut(ctx context.Context, j *job, v verdict) error {
 	if v.uncounted {
 		h.giveBack(ctx, j)
 	}
-	if v.close > 0 {
-		model := j.task.Model
-		if v.account {
-			model = ""
-		}
-		if err := h.cfg.Gate.Close(ctx, model, time.Now().Add(v.close), v.why); err != nil {
-			h.cfg.Log.Warn("gate not closed", "model", model, "error", err)
-		}
-	}
-	if v.loud != "" {
-		h.cfg.Log.Error(v.loud, "model", j.task.Model, "answer", v.why)
-	}
 	h.logAgain(j, v)
+	if v.park {
+		return h.park(ctx, j.task, v.why)
+	}
 	return &handback{after: v.after, why: v.why}
 }
 
@@ -92,7 +83,7 @@ func (h *Handlers) logEnd(j *job, r tasks.Result) {
 
 func (h *Handlers) logAgain(j *job, v verdict) {
 	level := slog.LevelInfo
-	if v.uncounted && v.close == 0 {
+	if v.uncounted {
 		level = slog.LevelDebug
 	}
 	h.cfg.Log.Log(context.Background(), level, "task comes again", append(j.attrs("again"), "after", v.after, "why", v.why)...)

@@ -26,10 +26,8 @@ type verdict struct {
 	fail      *tasks.Failure // the task ends so
 	after     time.Duration  // else it comes again after this
 	why       string
-	uncounted bool          // the attempt was not the task's fault
-	close     time.Duration // the gate of the model closes for so long
-	account   bool          // and those of all models
-	loud      string        // a person should read this
+	uncounted bool // the attempt was not the task's fault
+	park      bool // it comes again when its gate has room
 }
 
 // busyBudget is how many times a model without capacity is asked for one task.
@@ -37,7 +35,7 @@ const busyBudget = 100
 
 // judge turns an error of a run into what is done about it. It is the one place where
 // retries are decided.
-func judge(err error, c counters, s tasks.Spec, now time.Time) verdict {
+func judge(err error, c counters, s tasks.Spec) verdict {
 	var (
 		failure *tasks.Failure
 		invalid tasks.Problems
@@ -51,42 +49,27 @@ func judge(err error, c counters, s tasks.Spec, now time.Time) verdict {
 	case errors.As(err, &invalid):
 		return verdict{fail: &tasks.Failure{Code: "payload_invalid", Message: clean(invalid.Error())}}
 	case errors.As(err, &pause):
-		return verdict{after: pause.Until.Sub(now) + jitter(time.Second), why: pause.Reason, uncounted: true}
+		return verdict{park: true, why: pause.Reason, uncounted: true}
 	case errors.As(err, &back):
 		return verdict{after: back.after, why: back.why, uncounted: true}
 	case errors.As(err, &api):
-		return judgeAnswer(api, c, s, now)
+		return judgeAnswer(api, c, s)
 	}
 	// Redis or the bucket: not the task's fault, and not the API's either.
 	return verdict{after: backoff(c.unpaid), why: clean(err.Error()), uncounted: true}
 }
 
-func judgeAnswer(api *workersai.Error, c counters, s tasks.Spec, now time.Time) verdict {
+func judgeAnswer(api *workersai.Error, c counters, s tasks.Spec) verdict {
 	spent := verdict{fail: &tasks.Failure{Code: failureCode(api), Message: clean(api.Error())}}
 	again := verdict{after: backoff(c.spent()), why: clean(api.Error())}
 	switch api.Class() {
-	case workersai.Throttled:
-		again.uncounted, again.close = true, throttledFor(api)
-		again.after = again.close
+	case workersai.Throttled, workersai.Quota, workersai.Auth:
+		again.uncounted, again.park = true, true
 	case workersai.Busy:
 		if c.unpaid >= busyBudget {
 			return spent
 		}
-		again.uncounted, again.close = true, min(5*time.Second<<min(c.unpaid, 5), 2*time.Minute)
-		again.after = again.close + jitter(again.close)
-	case workersai.Quota:
-		again.uncounted, again.account = true, true
-		again.close = untilMidnight(now) + jitter(5*time.Minute)
-		again.after = again.close
-		again.loud = "the account's free daily allocation is spent: all models wait for 00:00 UTC"
-	case workersai.Auth:
-		again.uncounted = true
-		if c.unpaid == 0 {
-			again.after = 2 * time.Second // one confirming try: a 401 has been seen under mere load
-			break
-		}
-		again.close, again.after = 5*time.Minute, 5*time.Minute
-		again.loud = "the API refuses the account: check CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN and the model's licence or plan; asked again every 5 minutes"
+		again.uncounted, again.park = true, true
 	case workersai.Guarded:
 		if c.spent() >= 2 {
 			return spent
@@ -122,19 +105,6 @@ func failureCode(e *workersai.Error) string {
 		return "no_capacity"
 	}
 	return "attempts_exhausted"
-}
-
-// throttledFor is the API's own advice, else the rest of a minute's window as the
-// measured worst case.
-func throttledFor(e *workersai.Error) time.Duration {
-	if e.RetryAfter > 0 {
-		return e.RetryAfter + jitter(time.Second)
-	}
-	return 15*time.Second + jitter(5*time.Second)
-}
-
-func untilMidnight(now time.Time) time.Duration {
-	return now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour).Sub(now)
 }
 
 // backoff is exponential with full jitter: 2 s, 4 s, ... up to 2 minutes.

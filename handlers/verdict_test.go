@@ -17,7 +17,6 @@ import (
 
 func TestEachErrorLeadsToItsVerdict(t *testing.T) {
 	spec, _ := tasks.SpecOf(tasks.KindText)
-	now := time.Date(2026, 10, 1, 23, 0, 0, 0, time.UTC)
 	api := func(status, code int) error {
 		return fmt.Errorf("ask: %w", &workersai.Error{Status: status, Code: code, Message: "no"})
 	}
@@ -28,47 +27,38 @@ func TestEachErrorLeadsToItsVerdict(t *testing.T) {
 		used      counters
 		fail      string
 		uncounted bool
-		closes    bool
-		account   bool
+		parked    bool
 	}{
-		{"permanent", api(400, 5006), first, "request_refused", false, false, false},
-		{"model unknown", api(400, 5007), first, "model_not_found", false, false, false},
-		{"model gone", api(410, 5028), first, "model_gone", false, false, false},
-		{"context", api(413, 5021), first, "context_exceeded", false, false, false},
-		{"too large", api(413, 3006), first, "input_too_large", false, false, false},
-		{"transient", api(502, 0), first, "", false, false, false},
-		{"transient, spent", api(502, 0), last, "attempts_exhausted", false, false, false},
-		{"inference time limit once", api(408, 3046), first, "", false, false, false},
-		{"inference time limit twice", api(408, 3046), counters{attempts: 2}, "inference_timeout", false, false, false},
-		{"busy", api(429, 3040), last, "", true, true, false},
-		{"busy beyond all patience", api(429, 3040), counters{attempts: busyBudget, unpaid: busyBudget}, "no_capacity", false, false, false},
-		{"throttled", api(429, 3021), last, "", true, true, false},
-		{"quota", api(429, 4006), last, "", true, true, true},
-		{"auth, once", api(401, 10000), counters{attempts: 1}, "", true, false, false},
-		{"auth, confirmed", api(401, 10000), counters{attempts: 2, unpaid: 1}, "", true, true, false},
-		{"gate", &limit.PauseError{Until: now.Add(time.Minute), Reason: limit.Paced}, last, "", true, false, false},
-		{"input gone", &tasks.Failure{Code: "input_not_found"}, first, "input_not_found", false, false, false},
-		{"bad payload", tasks.Problems{{Field: "text", Message: "is empty"}}, first, "payload_invalid", false, false, false},
-		{"bucket", errors.New("503"), last, "", true, false, false},
+		{"permanent", api(400, 5006), first, "request_refused", false, false},
+		{"model unknown", api(400, 5007), first, "model_not_found", false, false},
+		{"model gone", api(410, 5028), first, "model_gone", false, false},
+		{"context", api(413, 5021), first, "context_exceeded", false, false},
+		{"too large", api(413, 3006), first, "input_too_large", false, false},
+		{"transient", api(502, 0), first, "", false, false},
+		{"transient, spent", api(502, 0), last, "attempts_exhausted", false, false},
+		{"inference time limit once", api(408, 3046), first, "", false, false},
+		{"inference time limit twice", api(408, 3046), counters{attempts: 2}, "inference_timeout", false, false},
+		{"busy", api(429, 3040), last, "", true, true},
+		{"busy beyond all patience", api(429, 3040), counters{attempts: busyBudget, unpaid: busyBudget}, "no_capacity", false, false},
+		{"throttled", api(429, 3021), last, "", true, true},
+		{"quota", api(429, 4006), last, "", true, true},
+		{"auth", api(401, 10000), last, "", true, true},
+		{"gate", &limit.PauseError{Until: time.Now().Add(time.Minute), Reason: limit.Paced}, last, "", true, true},
+		{"input gone", &tasks.Failure{Code: "input_not_found"}, first, "input_not_found", false, false},
+		{"bad payload", tasks.Problems{{Field: "text", Message: "is empty"}}, first, "payload_invalid", false, false},
+		{"bucket", errors.New("503"), last, "", true, false},
 	}
 	for _, c := range cases {
-		v := judge(c.err, c.used, spec, now)
+		v := judge(c.err, c.used, spec)
 		code := ""
 		if v.fail != nil {
 			code = v.fail.Code
 		}
 		require.Equal(t, c.fail, code, c.name)
 		require.Equal(t, c.uncounted, v.uncounted, c.name)
-		require.Equal(t, c.closes, v.close > 0, c.name)
-		require.Equal(t, c.account, v.account, c.name)
+		require.Equal(t, c.parked, v.park, c.name)
 		require.GreaterOrEqual(t, v.after, time.Duration(0), c.name)
 	}
-	quota := judge(api(429, 4006), first, spec, now)
-	require.GreaterOrEqual(t, quota.close, time.Hour)
-	require.Less(t, quota.close, time.Hour+6*time.Minute)
-	require.NotEmpty(t, quota.loud)
-	advised := judge(&workersai.Error{Status: 429, Code: 3021, RetryAfter: time.Minute}, first, spec, now)
-	require.GreaterOrEqual(t, advised.close, time.Minute)
 }
 
 func TestBackoffGrowsAndIsBounded(t *testing.T) {

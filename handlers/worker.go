@@ -8,8 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/hibiken/asynq"
-	"github.com/neuronmill/neuronmill/internal/limit"
 	"github.com/neuronmill/neuronmill/tasks"
 	"golang.org/x/sync/errgroup"
 )
@@ -49,8 +49,10 @@ func (w *Worker) Run(ctx context.Context) error {
 			servers = append(servers, s)
 		}
 	}
-	reap := &reaper{cfg: w.cfg}
-	return reap.Run(ctx)
+	me := uuid.NewString()
+	return serve(ctx, w.cfg.Gate,
+		&reaper{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:reaper", me, 3 * leaseEvery}},
+		&attendant{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:attendant", me, 2 * time.Second}})
 }
 
 func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane) asynq.Config {
@@ -60,7 +62,7 @@ func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane) asynq.Config {
 	}
 	spec, _ := tasks.SpecOf(k)
 	return asynq.Config{
-		Concurrency:              w.cfg.Concurrency,
+		Concurrency:              w.cfg.slots(k),
 		Queues:                   map[string]int{tasks.Queue(k, l): 1},
 		TaskCheckInterval:        check,
 		DelayedTaskCheckInterval: 500 * time.Millisecond,
@@ -99,5 +101,3 @@ func (l asynqLog) Fatal(args ...any) {
 	l.log.Error(clean(fmt.Sprint(args...)))
 	os.Exit(1)
 }
-
-var _ limit.Gate = (*limit.Local)(nil)

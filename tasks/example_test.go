@@ -68,7 +68,7 @@ func exampleWorker() (context.Context, *redis.Client, func()) {
 	})
 	worker, err := handlers.NewWorker(handlers.Config{
 		Redis: rdb, Store: storage.NewMemory(), AI: workersaitest.New(workersaitest.Options{}).Client(),
-		Gate: limit.NewLocal(func(string, string) int { return 3000 }), Kinds: []tasks.Kind{tasks.KindTranslation},
+		Gate: limit.New(limit.Config{Redis: rdb, Pace: func(string, string) limit.Pace { return limit.Pace{PerMinute: 3000} }}), Kinds: []tasks.Kind{tasks.KindTranslation},
 	})
 	if err != nil {
 		panic(err)

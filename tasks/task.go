@@ -77,3 +77,9 @@ func LiveKey(id string) string { return "neuronmill:task:{" + id + "}" }
 
 // LiveTTL is how long a LiveKey outlives its last change once the task has ended.
 const LiveTTL = time.Hour
+
+// ParkedKey names the list of a queue's tasks that wait for the gate of a model: a
+// sorted set of ids by the time of their acceptance. ParkedModelsKey names the set of
+// models that have one.
+func ParkedKey(queue, model string) string { return "neuronmill:parked:{" + queue + "}:" + model }
+func ParkedModelsKey(queue string) string  { return "neuronmill:parked:{" + queue + "}" }

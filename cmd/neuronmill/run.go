@@ -113,7 +113,7 @@ func startWorker(g *globals, stack *app.Stack) (stop func(), err error) {
 	if note != "" {
 		fmt.Fprintln(g.stderr, note)
 	}
-	worker, err := stack.Worker(g.settings, ai, nil, 0, g.log)
+	worker, err := stack.Worker(g.settings, ai, app.WorkerOptions{}, g.log)
 	if err != nil {
 		return nil, err
 	}

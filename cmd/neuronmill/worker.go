@@ -10,7 +10,8 @@ import (
 
 type workerCmd struct {
 	Kinds       []tasks.Kind `help:"Only these kinds: transcription,image,translation,embedding,text."`
-	Concurrency int          `default:"16" help:"Tasks at once of each kind and lane."`
+	Concurrency int          `default:"16" help:"Calls at once of each kind and lane."`
+	BulkShare   float64      `default:"0.05" help:"Part of a model's pace that bulk gets even when interactive tasks would take all of it, 0 to 0.5."`
 }
 
 // Run works until Ctrl-C.
@@ -18,20 +19,23 @@ func (c *workerCmd) Run(g *globals) error {
 	if c.Concurrency < 1 || c.Concurrency > 10_000 {
 		return app.Usage(fmt.Errorf("--concurrency %d is out of range, 1 to 10000", c.Concurrency))
 	}
+	if c.BulkShare < 0 || c.BulkShare > 0.5 {
+		return app.Usage(fmt.Errorf("--bulk-share %v is out of range, 0 to 0.5", c.BulkShare))
+	}
 	for _, k := range c.Kinds {
 		if !slices.ContainsFunc(tasks.Specs, func(s tasks.Spec) bool { return s.Kind == k }) {
 			return app.Usage(fmt.Errorf("--kinds: there is no kind %q", k))
 		}
 	}
-	return serve(g, c.Kinds, c.Concurrency, "worker")
+	return serve(g, app.WorkerOptions{Kinds: c.Kinds, Concurrency: c.Concurrency, BulkShare: c.BulkShare}, "worker")
 }
 
 type devCmd struct{}
 
 // Run works until Ctrl-C on the embedded defaults, or whatever is set.
-func (c *devCmd) Run(g *globals) error { return serve(g, nil, 16, "everything") }
+func (c *devCmd) Run(g *globals) error { return serve(g, app.WorkerOptions{BulkShare: 0.05}, "everything") }
 
-func serve(g *globals, kinds []tasks.Kind, concurrency int, what string) error {
+func serve(g *globals, o app.WorkerOptions, what string) error {
 	stack, err := app.Open(g.ctx, g.settings, false, g.log)
 	if err != nil {
 		return app.Usage(err)
@@ -41,7 +45,7 @@ func serve(g *globals, kinds []tasks.Kind, concurrency int, what string) error {
 	if note != "" {
 		fmt.Fprintln(g.stderr, note)
 	}
-	worker, err := stack.Worker(g.settings, ai, kinds, concurrency, g.log)
+	worker, err := stack.Worker(g.settings, ai, o, g.log)
 	if err != nil {
 		return err
 	}

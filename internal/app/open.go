@@ -79,10 +79,24 @@ func Open(ctx context.Context, s Settings, allowUnknown bool, log *slog.Logger) 
 // Close closes what Open opened.
 func (s *Stack) Close() error { return s.Redis.Close() }
 
+// Gate is the way to the gates of the fleet.
+func (s *Stack) Gate(settings Settings, bulkShare float64, log *slog.Logger) *limit.Gate {
+	return limit.New(limit.Config{
+		Redis: s.Redis.UniversalClient, Pace: settings.Limits.Pace, Total: settings.Limits.Total, BulkShare: bulkShare, Log: log,
+	})
+}
+
+// WorkerOptions are what a worker is asked for beyond the settings.
+type WorkerOptions struct {
+	Kinds       []tasks.Kind // none means all
+	Concurrency int          // 0 means the default
+	BulkShare   float64      // see limit.Config
+}
+
 // Worker makes a worker on the stack.
-func (s *Stack) Worker(settings Settings, ai *workersai.Client, kinds []tasks.Kind, concurrency int, log *slog.Logger) (*handlers.Worker, error) {
+func (s *Stack) Worker(settings Settings, ai *workersai.Client, o WorkerOptions, log *slog.Logger) (*handlers.Worker, error) {
 	return handlers.NewWorker(handlers.Config{
-		Redis: s.Redis.UniversalClient, Store: s.Store, AI: ai, Gate: limit.NewLocal(settings.Limits.PerMinute),
-		Kinds: kinds, Concurrency: concurrency, Log: log,
+		Redis: s.Redis.UniversalClient, Store: s.Store, AI: ai, Gate: s.Gate(settings, o.BulkShare, log),
+		Kinds: o.Kinds, Concurrency: o.Concurrency, Log: log,
 	})
 }

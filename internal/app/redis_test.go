@@ -30,7 +30,7 @@ func through(t *testing.T, url string) {
 	defer r.Close()
 	store := storage.NewMemory()
 	stack := &app.Stack{Redis: r, Store: store, Client: tasks.NewClient(tasks.Config{Redis: r, Store: store})}
-	worker, err := stack.Worker(settings, workersaitest.New(workersaitest.Options{}).Client(), nil, 2, silent)
+	worker, err := stack.Worker(settings, workersaitest.New(workersaitest.Options{}).Client(), app.WorkerOptions{}, silent)
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -137,10 +137,10 @@ func TestASecretDoesNotShowItself(t *testing.T) {
 func TestLimitsAreReadByKindAndModel(t *testing.T) {
 	var l app.Limits
 	require.NoError(t, l.UnmarshalText([]byte("embedding=100, @cf/baai/bge-m3=7")))
-	require.Equal(t, 7, l.PerMinute("@cf/baai/bge-m3", "embedding"))
-	require.Equal(t, 100, l.PerMinute("@cf/baai/bge-base-en-v1.5", "embedding"))
-	require.Equal(t, 300, l.PerMinute("@cf/zai-org/glm-4.7-flash", "text"))
-	require.Equal(t, 20, l.PerMinute("@cf/new/model", "text"))
+	require.Equal(t, 7, l.Pace("@cf/baai/bge-m3", "embedding").PerMinute)
+	require.Equal(t, 100, l.Pace("@cf/baai/bge-base-en-v1.5", "embedding").PerMinute)
+	require.Equal(t, 300, l.Pace("@cf/zai-org/glm-4.7-flash", "text").PerMinute)
+	require.Equal(t, 20, l.Pace("@cf/new/model", "text").PerMinute)
 	for _, wrong := range []string{"embedding", "embedding=x", "embedding=-1", "poem=3"} {
 		require.Error(t, l.UnmarshalText([]byte(wrong)), wrong)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
+	"github.com/neuronmill/neuronmill/internal/limit"
 )
 
 // Settings are shared by all commands. Each flag has its environment twin.
@@ -18,7 +19,7 @@ type Settings struct {
 	RedisURL string `name:"redis-url" env:"NEURONMILL_REDIS_URL,REDIS_URL" default:"embedded:" help:"redis://, rediss://, redis-sentinel://h1:p1,h2:p2/master, redis-cluster://h1:p1,h2:p2 or embedded:" group:"settings"`
 	StoreURL string `name:"store-url" env:"NEURONMILL_STORE_URL" help:"file:/path or s3://bucket/prefix?endpoint=URL&region=auto&path_style=true; a folder below the data folder by default" group:"settings"`
 	DataDir  string `name:"data-dir" env:"NEURONMILL_DATA_DIR" default:"./neuronmill-data" help:"where the embedded defaults keep things" group:"settings"`
-	Limits   Limits `name:"limits" env:"NEURONMILL_LIMITS" help:"requests a minute by kind or model, over the catalogue's: embedding=3000,@cf/baai/bge-m3=600" group:"settings"`
+	Limits   Limits `name:"limits" env:"NEURONMILL_LIMITS" help:"requests a minute by kind or model, over the catalogue's: embedding=3000,@cf/baai/bge-m3=600; embedding:total=3000 is a ceiling over all models of a kind" group:"settings"`
 	LogLevel string `name:"log-level" env:"NEURONMILL_LOG_LEVEL" enum:"debug,info,warn,error" default:"info" help:"debug, info, warn or error" group:"settings"`
 
 	AccountID string `kong:"-"`
@@ -90,24 +91,28 @@ func (l *Limits) UnmarshalText(text []byte) error {
 		if !ok || err != nil || n < 0 || n > 1_000_000 {
 			return fmt.Errorf("limits: %q is not NAME=REQUESTS_A_MINUTE", part)
 		}
-		if _, model := catalogue.Find(name); !model && catalogue.Default(name).ID == "" && !strings.HasPrefix(name, "@") {
-			return fmt.Errorf("limits: %q is neither a kind nor a model", name)
+		ofKind := strings.TrimSuffix(name, limit.TotalOf(""))
+		if _, model := catalogue.Find(name); !model && catalogue.Default(ofKind).ID == "" && !strings.HasPrefix(name, "@") {
+			return fmt.Errorf("limits: %q is neither a kind, KIND:total nor a model", name)
 		}
 		(*l)[name] = n
 	}
 	return nil
 }
 
-// PerMinute is the pace of a model: its own figure, its kind's, the catalogue's. A
-// model that none of them knows gets the lowest, 20.
-func (l Limits) PerMinute(model, kind string) int {
+// Pace is the pace of a model: its own figure, its kind's, the catalogue's. A model
+// that none of them knows gets the lowest, 20.
+func (l Limits) Pace(model, kind string) limit.Pace {
 	for _, name := range []string{model, kind} {
 		if n, ok := l[name]; ok {
-			return n
+			return limit.Pace{PerMinute: n, Source: "settings"}
 		}
 	}
 	if m, ok := catalogue.Find(model); ok && m.PerMinute > 0 {
-		return m.PerMinute
+		return limit.Pace{PerMinute: m.PerMinute, Source: "catalogue"}
 	}
-	return 20
+	return limit.Pace{PerMinute: 20, Source: "catalogue"}
 }
+
+// Total is the ceiling over all models of a kind, 0 when there is none.
+func (l Limits) Total(kind string) int { return l[limit.TotalOf(kind)] }

@@ -1,0 +1,122 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/failpoint"
+	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai"
+)
+
+// call sends a request of one task: it waits at the gate, counts, and calls.
+func (j *job) call(ctx context.Context, send func(context.Context) (workersai.Meta, error)) error {
+	place, err := j.pass(ctx)
+	if err != nil {
+		return err
+	}
+	meta, err := j.h.call(ctx, place, []*job{j}, send)
+	j.neurons += meta.Neurons
+	return err
+}
+
+// call sends one request for all that ride in it, on a context that only the kind's
+// time limit ends, and tells the gate what it met.
+func (h *Handlers) call(ctx context.Context, place *limit.Place, riders []*job, send func(context.Context) (workersai.Meta, error)) (workersai.Meta, error) {
+	if err := h.count(ctx, riders); err != nil {
+		_, _ = place.Done(ctx, limit.Ended, 0)
+		return workersai.Meta{}, err
+	}
+	failpoint.Hit("before-call")
+	sending, cancel := context.WithTimeout(ctx, riders[0].spec.Timeout)
+	defer cancel()
+	meta, err := send(sending)
+	failpoint.Hit("after-call")
+	h.tellGate(ctx, place, riders[0].task.Model, err)
+	if err != nil {
+		return meta, fmt.Errorf("ask %s: %w", riders[0].task.Model, err)
+	}
+	return meta, nil
+}
+
+// outcomes are the answers that a gate wants to know of.
+var outcomes = map[workersai.Class]limit.Outcome{
+	workersai.Throttled: limit.Throttled, workersai.Busy: limit.Busy,
+	workersai.Quota: limit.Quota, workersai.Auth: limit.Refused,
+}
+
+// tellGate gives the place back. What a person should know is said by the one worker
+// whose answer closed the gate.
+func (h *Handlers) tellGate(ctx context.Context, place *limit.Place, model string, err error) {
+	outcome, advice := limit.Passed, time.Duration(0)
+	if err != nil {
+		outcome = limit.Ended
+		if api, ok := errors.AsType[*workersai.Error](err); ok && outcomes[api.Class()] != "" {
+			outcome, advice = outcomes[api.Class()], api.RetryAfter
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	closing, told := place.Done(ctx, outcome, advice)
+	switch {
+	case told != nil:
+		h.cfg.Log.Warn("gate not told", "model", model, "outcome", outcome, "error", told)
+	case !closing.New:
+	case outcome == limit.Quota:
+		h.cfg.Log.Error("the account's free daily allocation is spent: all models wait", "for", closing.For.Round(time.Second), "answer", clean(err.Error()))
+	case outcome == limit.Refused && closing.For >= time.Minute:
+		h.cfg.Log.Error("the API refuses the account: mend CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN or the model's licence or plan, then: neuronmill gate open "+model, "answer", clean(err.Error()))
+	default:
+		h.cfg.Log.Info("gate closed", "model", model, "for", closing.For.Round(time.Millisecond), "why", closing.Why)
+	}
+}
+
+// turn bounds the wait for a call: the deadline ends it, and, while nothing has been
+// paid for in this run, the stop of the worker too.
+func (j *job) turn(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithDeadlineCause(ctx, j.task.Deadline, deadlineExceeded(j.task.Deadline))
+	if !j.startedAt.IsZero() {
+		return ctx, cancel
+	}
+	ctx, drain := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(j.draining, func() {
+		drain(&limit.PauseError{Model: j.task.Model, Until: time.Now(), Reason: "worker is stopping"})
+	})
+	return ctx, func() { stop(); drain(nil); cancel() }
+}
+
+// pass waits at the gate. The first call of a run may be handed back to the queue;
+// a later one waits in place, since what was paid for so far is in memory only.
+func (j *job) pass(ctx context.Context) (*limit.Place, error) {
+	ctx, cancel := j.turn(ctx)
+	defer cancel()
+	ask := limit.Ask{Model: j.task.Model, Kind: string(j.task.Kind), Lane: string(j.task.Lane), Room: (j.h.cfg.slots(j.task.Kind) + 1) / 2}
+	if !j.startedAt.IsZero() {
+		ask.Patience, ask.Room = time.Until(j.task.Deadline), 0
+	}
+	place, err := j.h.cfg.Gate.Pass(ctx, ask)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	pause, ok := errors.AsType[*limit.PauseError](err)
+	if ok && pause.Until.After(j.task.Deadline) {
+		return nil, deadlineExceeded(j.task.Deadline)
+	}
+	if ok && ask.Room > 0 {
+		select { // see sift
+		case <-time.After(sift):
+		case <-ctx.Done():
+		}
+	}
+	return place, err
+}
+
+func deadlineExceeded(at time.Time) error {
+	return &tasks.Failure{
+		Code:    "deadline_exceeded",
+		Message: "its deadline " + at.UTC().Format(time.RFC3339) + " passed before its turn",
+	}
+}

@@ -1,0 +1,299 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/catalogue"
+	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai"
+)
+
+// Tasks whose model takes several texts at once ride together: while they wait for the
+// gate they gather in a line, and one call carries as many as the model takes. Nobody
+// waits for company: a text alone goes as soon as the gate is open.
+
+// carpool holds the lines of this process.
+type carpool struct {
+	mu           sync.Mutex
+	embeddings   map[route]*line[[]float32]
+	translations map[route]*line[string]
+}
+
+// route is what texts must have in common to ride together.
+type route struct {
+	model   string
+	kind    tasks.Kind
+	lane    tasks.Lane
+	options string
+}
+
+// seat is a part of a task that fits into one call.
+type seat[T any] struct {
+	j     *job
+	texts []string
+	size  int // tokens, estimated
+	done  chan arrival[T]
+}
+
+type arrival[T any] struct {
+	answers []T // one a text
+	err     error
+}
+
+// line is where the seats of one route wait.
+type line[T any] struct {
+	h    *Handlers
+	to   route
+	row  catalogue.Model
+	send func(context.Context, []string) ([]T, workersai.Meta, error)
+
+	mu      sync.Mutex
+	waiting []*seat[T]
+	driving bool
+	joined  chan struct{} // has one element after a seat joined
+}
+
+// lineTo finds or makes the line of a route.
+func lineTo[T any](h *Handlers, lines *map[route]*line[T], to route, send func(context.Context, []string) ([]T, workersai.Meta, error)) *line[T] {
+	h.carpool.mu.Lock()
+	defer h.carpool.mu.Unlock()
+	if *lines == nil {
+		*lines = map[route]*line[T]{}
+	}
+	l := (*lines)[to]
+	if l == nil {
+		row, _ := catalogue.Find(to.model)
+		l = &line[T]{h: h, to: to, row: row, send: send, joined: make(chan struct{}, 1)}
+		(*lines)[to] = l
+	}
+	return l
+}
+
+// ride sends texts, together with those of other tasks, and gives one answer each.
+func (l *line[T]) ride(ctx context.Context, j *job, texts []string) ([]T, error) {
+	s := &seat[T]{j: j, texts: texts, done: make(chan arrival[T], 1)}
+	for _, t := range texts {
+		s.size += tokensOf(t, l.row)
+	}
+	ctx, cancel := j.turn(ctx)
+	defer cancel()
+	l.join(ctx, s)
+	select {
+	case a := <-s.done:
+		return a.answers, a.err
+	case <-ctx.Done():
+		if l.leave(s) {
+			return nil, context.Cause(ctx)
+		}
+		a := <-s.done // it is on its way: paid for
+		return a.answers, a.err
+	}
+}
+
+func (l *line[T]) join(ctx context.Context, s *seat[T]) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = append(l.waiting, s)
+	select {
+	case l.joined <- struct{}{}:
+	default:
+	}
+	if !l.driving {
+		l.driving = true
+		go l.drive(context.WithoutCancel(ctx)) // ends when nobody waits; each seat waits for it
+	}
+}
+
+// leave takes a seat out of the line; false when it is on its way.
+func (l *line[T]) leave(s *seat[T]) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.Index(l.waiting, s)
+	if i < 0 {
+		return false
+	}
+	l.waiting = slices.Delete(l.waiting, i, i+1)
+	return true
+}
+
+// drive passes the gate again and again, and sends off whoever waits then.
+func (l *line[T]) drive(ctx context.Context) {
+	for l.anyone() {
+		l.gather(ctx)
+		place, err := l.h.cfg.Gate.Pass(ctx, limit.Ask{
+			Model: l.to.model, Kind: string(l.to.kind), Lane: string(l.to.lane),
+		})
+		if err != nil {
+			l.turnAway(ctx, err)
+			continue
+		}
+		group := l.board()
+		if len(group) == 0 {
+			_, _ = place.Done(ctx, limit.Ended, 0)
+			continue
+		}
+		go l.carry(ctx, place, group)
+	}
+}
+
+// anyone reports whether somebody waits; when not, the next to join drives.
+func (l *line[T]) anyone() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.driving = len(l.waiting) > 0
+	return l.driving
+}
+
+// lull is a gap between arrivals after which the line takes it that nobody comes.
+const lull = 25 * time.Millisecond
+
+// gather waits for a full car as long as the queue has more tasks and they keep
+// coming: what waits anyway rides together, and nothing else is waited for.
+func (l *line[T]) gather(ctx context.Context) {
+	for !l.full() && l.h.backlog(ctx, tasks.Queue(l.to.kind, l.to.lane)) {
+		select {
+		case <-l.joined:
+		case <-time.After(lull):
+			return
+		}
+	}
+}
+
+func (l *line[T]) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	texts := 0
+	for _, s := range l.waiting {
+		texts += len(s.texts)
+	}
+	return texts >= l.row.Texts
+}
+
+// backlog reports whether a queue has tasks that no worker has taken.
+func (h *Handlers) backlog(ctx context.Context, queue string) bool {
+	n, err := h.cfg.Redis.LLen(ctx, "asynq:{"+queue+"}:pending").Result()
+	return err == nil && n > 0
+}
+
+// board takes as many seats as fit into one call, in the order of the line.
+func (l *line[T]) board() []*seat[T] {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var group []*seat[T]
+	texts, size := 0, 0
+	for _, s := range l.waiting {
+		if texts += len(s.texts); len(group) > 0 && (texts > l.row.Texts || l.row.CallTokens > 0 && size+s.size > l.row.CallTokens) {
+			break
+		}
+		size += s.size
+		group = append(group, s)
+	}
+	l.waiting = slices.Delete(l.waiting, 0, len(group))
+	return group
+}
+
+// turnAway tells those who wait why the gate does not let them through. Who has
+// something paid for in hand stays.
+func (l *line[T]) turnAway(ctx context.Context, err error) {
+	l.mu.Lock()
+	l.waiting = slices.DeleteFunc(l.waiting, func(s *seat[T]) bool {
+		if !s.j.startedAt.IsZero() {
+			return false
+		}
+		s.done <- arrival[T]{err: err}
+		return true
+	})
+	left := len(l.waiting)
+	l.mu.Unlock()
+	pause, closed := errors.AsType[*limit.PauseError](err)
+	if left == 0 {
+		return
+	}
+	wait := time.Second
+	if closed {
+		wait = min(max(time.Until(pause.Until), 100*time.Millisecond), 5*time.Second)
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(wait):
+	}
+}
+
+// carry makes one call for a group and tells each seat how it went.
+func (l *line[T]) carry(ctx context.Context, place *limit.Place, group []*seat[T]) {
+	answers, err := l.call(ctx, place, group)
+	if len(group) > 1 && invalid(err) {
+		l.split(ctx, group)
+		return
+	}
+	for _, s := range group {
+		a := arrival[T]{err: err}
+		if err == nil {
+			a.answers, answers = answers[:len(s.texts)], answers[len(s.texts):]
+		}
+		s.done <- a
+	}
+}
+
+// invalid reports whether the API refused the content of a call.
+func invalid(err error) bool {
+	api, ok := errors.AsType[*workersai.Error](err)
+	return ok && api.Class() == workersai.Permanent
+}
+
+// split sends the parts of a refused group by themselves. The root of its size as
+// the number of parts finds the bad one of a hundred with three sendings of each text.
+func (l *line[T]) split(ctx context.Context, group []*seat[T]) {
+	size := len(group) / int(math.Ceil(math.Sqrt(float64(len(group)))))
+	for part := range slices.Chunk(group, max(size, 1)) {
+		last := slices.MinFunc(part, func(a, b *seat[T]) int { return a.j.task.Deadline.Compare(b.j.task.Deadline) })
+		place, err := l.h.cfg.Gate.Pass(ctx, limit.Ask{
+			Model: l.to.model, Kind: string(l.to.kind), Lane: string(l.to.lane), Patience: time.Until(last.j.task.Deadline),
+		})
+		if err != nil {
+			for _, s := range part {
+				s.done <- arrival[T]{err: err}
+			}
+			continue
+		}
+		l.carry(ctx, place, part)
+	}
+}
+
+func (l *line[T]) call(ctx context.Context, place *limit.Place, group []*seat[T]) ([]T, error) {
+	var texts []string
+	var jobs []*job
+	total := 0
+	for _, s := range group {
+		texts, jobs, total = append(texts, s.texts...), append(jobs, s.j), total+s.size
+	}
+	var answers []T
+	meta, err := l.h.call(ctx, place, jobs, func(ctx context.Context) (meta workersai.Meta, err error) {
+		answers, meta, err = l.send(ctx, texts)
+		return meta, err
+	})
+	for _, s := range group {
+		s.j.neurons += meta.Neurons * float64(s.size) / float64(total)
+	}
+	if err == nil && len(answers) != len(texts) {
+		err = fmt.Errorf("%d answers came for %d texts", len(answers), len(texts))
+	}
+	return answers, err
+}
+
+// tokensOf is an estimate on the safe side: few texts have more than one token in
+// three bytes, and none counts for more than the model reads of it.
+func tokensOf(text string, m catalogue.Model) int {
+	n := len(text)/3 + 2
+	if m.TextTokens > 0 {
+		n = min(n, m.TextTokens)
+	}
+	return n
+}
