@@ -151,7 +151,9 @@ func (l lock) held(ctx context.Context) bool {
 
 // Service is a long-running part. Run ends soon after ctx does and leaves nothing
 // running.
-type Service interface{ Run(ctx context.Context) error }
+type Service interface {
+	Run(ctx context.Context) error
+}
 
 // serve runs all services; the first to fail stops the others.
 func serve(ctx context.Context, services ...Service) error {

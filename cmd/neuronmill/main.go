@@ -31,6 +31,8 @@ type cli struct {
 	Task      taskCmd      `cmd:"" help:"Look at tasks: get, wait, list, cancel, retry, result."`
 	Worker    workerCmd    `cmd:"" help:"Take tasks from the queue until Ctrl-C."`
 	Scheduler schedulerCmd `cmd:"" help:"Enqueue tasks by the clock."`
+	Gates     gatesCmd     `cmd:"" help:"Show what each model's gate does: pace, who waits, closed until when and why."`
+	Gate      gateCmd      `cmd:"" help:"Change a gate: set its pace, open it."`
 	Models    modelsCmd    `cmd:"" help:"List the models, their limits and prices."`
 	Emulator  emulatorCmd  `cmd:"" help:"Stand in for Workers AI on a local address."`
 	Doctor    doctorCmd    `cmd:"" help:"Check Redis, bucket and account, and say how to mend them."`

@@ -52,8 +52,15 @@ func (c *taskGetCmd) Run(g *globals) error {
 	if info.LastError != "" {
 		row("waits because", info.LastError)
 	}
-	if !info.NextRun.IsZero() {
-		row("comes again", info.NextRun.Format(time.RFC3339))
+	if info.State == "scheduled" {
+		row("comes", info.NextRun.Format(time.RFC3339))
+	}
+	if info.Result == nil && info.State != "scheduled" {
+		waiting, err := stack.WaitingOn(g.ctx, stack.Gate(g.settings, 0, g.log), info)
+		if err != nil {
+			return err
+		}
+		row("waiting on", waiting)
 	}
 	if info.Result != nil {
 		row("result", tasks.ResultKey("default", info.ID))

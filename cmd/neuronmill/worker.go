@@ -33,7 +33,9 @@ func (c *workerCmd) Run(g *globals) error {
 type devCmd struct{}
 
 // Run works until Ctrl-C on the embedded defaults, or whatever is set.
-func (c *devCmd) Run(g *globals) error { return serve(g, app.WorkerOptions{BulkShare: 0.05}, "everything") }
+func (c *devCmd) Run(g *globals) error {
+	return serve(g, app.WorkerOptions{BulkShare: 0.05}, "everything")
+}
 
 func serve(g *globals, o app.WorkerOptions, what string) error {
 	stack, err := app.Open(g.ctx, g.settings, false, g.log)

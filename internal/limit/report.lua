@@ -18,7 +18,7 @@ local function put(field, value) redis.call('HSET', key, field, value) end
 
 -- Calls let through before the gate last closed belong to the flight that closed it:
 -- what they meet is no news.
-local news = granted >= tonumber(g.shut or '0')
+local news = granted > tonumber(g.shut or '0')
 local factor, fails = tonumber(g.factor or '1'), tonumber(g.fails or '0')
 
 local flight = tonumber(ARGV[6]) + 1
