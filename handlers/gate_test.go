@@ -3,7 +3,6 @@ package handlers_test
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -41,9 +40,9 @@ func TestASlowModelDoesNotHoldUpTheOthersOfItsKindAndKeepsItsOrder(t *testing.T)
 		}
 		calls := r.calls(slow)
 		require.Len(t, calls, 60)
-		require.True(t, slices.IsSortedFunc(calls, func(a, b workersaitest.Request) int {
-			return strings.Compare(number(a.Body), number(b.Body))
-		}), "the order is kept")
+		for i, q := range calls {
+			require.InDelta(t, i, number(q.Body), 4, "no task passes more others than the worker has slots")
+		}
 		require.GreaterOrEqual(t, 60/0.97, calls[59].At.Sub(calls[0].At).Minutes()*20, "the limit is used")
 		for _, q := range calls {
 			require.Equal(t, http.StatusOK, q.Status)
@@ -51,11 +50,12 @@ func TestASlowModelDoesNotHoldUpTheOthersOfItsKindAndKeepsItsOrder(t *testing.T)
 	})
 }
 
-// number is the number in "slow 7", of two digits.
-func number(body []byte) string {
+// number is the number in "slow 7".
+func number(body []byte) int {
+	var n int
 	_, rest, _ := strings.Cut(string(body), "slow ")
-	n := strings.TrimRight(rest[:2], `"`)
-	return strings.Repeat("0", 2-len(n)) + n
+	_, _ = fmt.Sscan(strings.TrimRight(rest[:2], `"`), &n)
+	return n
 }
 
 func TestWaitingTextsRideTogetherAndEachGetsItsOwn(t *testing.T) {
@@ -70,6 +70,9 @@ func TestWaitingTextsRideTogetherAndEachGetsItsOwn(t *testing.T) {
 		r.work()
 		defer func() { r.stop() }()
 		neurons := 0.0
+		for _, id := range ids {
+			r.wait(id)
+		}
 		for i, id := range ids {
 			result := r.wait(id)
 			require.Equal(t, workersaitest.Vector(fmt.Sprint("text ", i), 768), output[tasks.EmbeddingOutput](t, result).Vectors[0])
@@ -130,7 +133,7 @@ func TestTasksWithOtherOptionsDoNotRideTogether(t *testing.T) {
 			ids = append(ids, r.enqueue(p))
 		}
 		for i := range 20 {
-			p := tasks.Translation{Text: fmt.Sprint("line ", i), TargetLang: []string{"hi", "ta"}[i%2]}
+			p := tasks.Translation{Text: fmt.Sprint("line ", i), TargetLang: []string{"hin_Deva", "tam_Taml"}[i%2]}
 			ids = append(ids, r.enqueue(p, tasks.WithModel("@cf/ai4bharat/indictrans2-en-indic-1B")))
 		}
 		r.cfg.Concurrency = 40
@@ -139,11 +142,9 @@ func TestTasksWithOtherOptionsDoNotRideTogether(t *testing.T) {
 		for _, id := range ids {
 			require.Equal(t, tasks.Completed, r.wait(id).Status)
 		}
-		byOption := map[string]bool{}
 		for _, q := range r.ai.Requests() {
 			body := string(q.Body)
 			require.False(t, strings.Contains(body, "cls") && strings.Contains(body, "mean"))
-			byOption[q.Kind+body[max(0, len(body)-40):]] = true
 		}
 		require.Less(t, len(r.ai.Requests()), 12)
 	})

@@ -248,11 +248,18 @@ func invalid(err error) bool {
 	return ok && api.Class() == workersai.Permanent
 }
 
-// split sends the parts of a refused group by themselves. The root of its size as
-// the number of parts finds the bad one of a hundred with three sendings of each text.
+// alone is the size up to which a refused group is taken apart wholly.
+const alone = 10
+
+// split sends the parts of a refused group by themselves: as many as the root of its
+// size, then each seat alone. That finds the bad one of a hundred with at most three
+// sendings of each text.
 func (l *line[T]) split(ctx context.Context, group []*seat[T]) {
-	size := len(group) / int(math.Ceil(math.Sqrt(float64(len(group)))))
-	for part := range slices.Chunk(group, max(size, 1)) {
+	size := 1
+	if len(group) > alone {
+		size = min(alone, int(math.Ceil(math.Sqrt(float64(len(group))))))
+	}
+	for part := range slices.Chunk(group, size) {
 		last := slices.MinFunc(part, func(a, b *seat[T]) int { return a.j.task.Deadline.Compare(b.j.task.Deadline) })
 		place, err := l.h.cfg.Gate.Pass(ctx, limit.Ask{
 			Model: l.to.model, Kind: string(l.to.kind), Lane: string(l.to.lane), Patience: time.Until(last.j.task.Deadline),

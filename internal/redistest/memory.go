@@ -5,6 +5,7 @@ package redistest
 import (
 	"context"
 	"net"
+	"sync"
 	"testing"
 
 	"github.com/alicebob/miniredis/v2"
@@ -18,14 +19,77 @@ func Memory(t testing.TB) *redis.Client {
 	server := miniredis.NewMiniRedis()
 	server.ClockTTL(true)
 	client := redis.NewClient(&redis.Options{
-		Addr:            "127.0.0.1:6379", // never dialled; a name would be looked up
-		Dialer:          func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
+		Addr: "127.0.0.1:6379", // never dialled; a name would be looked up
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			conn, err := server.Dial()
+			if err != nil {
+				return nil, err
+			}
+			return newBuffered(conn), nil
+		},
 		Protocol:        2, // what the in-memory server speaks without a second try
 		DisableIdentity: true,
+		PoolSize:        2000, // waiting for a connection would use timers that outlive a bubble
 	})
 	t.Cleanup(func() {
 		client.Close()
 		server.Close()
 	})
 	return client
+}
+
+// buffered takes writes at once, as a socket does. A bare pipe takes them as they are
+// read, so that a long pipeline of commands would wait for the reader of its replies.
+type buffered struct {
+	net.Conn
+	mu     sync.Mutex
+	more   *sync.Cond
+	buf    []byte
+	closed bool
+}
+
+func newBuffered(conn net.Conn) *buffered {
+	b := &buffered{Conn: conn}
+	b.more = sync.NewCond(&b.mu)
+	go b.forward()
+	return b
+}
+
+func (b *buffered) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return 0, net.ErrClosed
+	}
+	b.buf = append(b.buf, p...)
+	b.more.Signal()
+	return len(p), nil
+}
+
+func (b *buffered) Close() error {
+	b.mu.Lock()
+	b.closed = true
+	b.more.Signal()
+	b.mu.Unlock()
+	return b.Conn.Close()
+}
+
+// forward ends when the connection is closed.
+func (b *buffered) forward() {
+	for {
+		b.mu.Lock()
+		for len(b.buf) == 0 && !b.closed {
+			b.more.Wait()
+		}
+		out := b.buf
+		b.buf = nil
+		closed := b.closed
+		b.mu.Unlock()
+		if closed {
+			return
+		}
+		if _, err := b.Conn.Write(out); err != nil {
+			return
+		}
+	}
 }
