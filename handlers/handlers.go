@@ -27,6 +27,8 @@ type Config struct {
 	Concurrency int          // calls at once of each kind and lane; 0 means 16
 	Log         *slog.Logger // nil means the default logger
 	Fetch       *http.Client // for audio at a URL; nil means one that only reaches public addresses
+
+	off map[guard]bool // protections that a test does without
 }
 
 // Validate reports every missing part.
