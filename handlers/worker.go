@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/hibiken/asynq"
 	"github.com/neuronmill/neuronmill/tasks"
 	"golang.org/x/sync/errgroup"
@@ -32,6 +31,7 @@ func NewWorker(cfg Config) (*Worker, error) {
 // task can take the slots of interactive work.
 func (w *Worker) Run(ctx context.Context) error {
 	h := newHandlers(w.cfg, ctx)
+	defer h.present(ctx)()
 	var servers []*asynq.Server
 	defer func() {
 		var g errgroup.Group
@@ -49,10 +49,24 @@ func (w *Worker) Run(ctx context.Context) error {
 			servers = append(servers, s)
 		}
 	}
-	me := uuid.NewString()
+	me := h.presence.me
 	return serve(ctx, w.cfg.Gate,
-		&reaper{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:reaper", me, 3 * leaseEvery}},
+		&reaper{h, lock{w.cfg.Redis, "neuronmill:reaper", me, 3 * leaseEvery}},
+		&sweeper{h, lock{w.cfg.Redis, "neuronmill:sweeper", me, 6 * sweepTick}},
 		&attendant{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:attendant", me, 2 * time.Second}})
+}
+
+// present shows the fleet that this process lives until gone is called, which is when
+// its last task has ended.
+func (h *Handlers) present(ctx context.Context) (gone func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	h.presence.beat(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = h.presence.Run(ctx)
+	}()
+	return func() { cancel(); <-done }
 }
 
 func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane) asynq.Config {
