@@ -670,3 +670,68 @@ type refusal string
 
 func (e refusal) Error() string { return string(e) }
 func (refusal) RedisError()     {}
+
+func TestTheFirstResultStands(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", Delay: 20 * time.Second})
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		time.Sleep(5 * time.Second)
+		// Another run, taken for dead meanwhile, ends first.
+		first := `{"id":"` + id + `","status":"completed","metadata":{"run":"first"}}`
+		require.NoError(t, r.store.Create(t.Context(), tasks.ResultKey("default", id), strings.NewReader(first), "application/json"))
+		time.Sleep(time.Minute)
+		require.Len(t, r.ai.Requests(), 1)
+		require.JSONEq(t, first, string(r.read(tasks.ResultKey("default", id))))
+		require.Empty(t, r.keys("default/pending/"))
+	})
+}
+
+func TestAFailureThatComesSecondIsNotListed(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", Delay: 20 * time.Second, Code: 5006})
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		time.Sleep(5 * time.Second)
+		first := `{"id":"` + id + `","status":"completed"}`
+		require.NoError(t, r.store.Create(t.Context(), tasks.ResultKey("default", id), strings.NewReader(first), "application/json"))
+		time.Sleep(time.Minute)
+		require.Empty(t, r.keys("default/dead/"))
+	})
+}
+
+func TestATaskWhoseDeadlinePassedInTheQueueSendsNoCall(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithTimeToLive(20*time.Second))
+		time.Sleep(25 * time.Second)
+		r.work()
+		result := r.wait(id)
+		require.NotNil(t, result.Error)
+		require.Equal(t, "deadline_exceeded", result.Error.Code)
+		require.Empty(t, r.ai.Requests())
+	})
+}
+
+// The queue cannot write down an error with a broken byte: its task would stay with a
+// worker that has let it go.
+func TestABrokenByteInAnErrorDoesNotKeepItsTask(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		r.cfg.Store = &cutText{Store: r.store, until: time.Now().Add(5 * time.Second)}
+		r.work()
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		start := time.Now()
+		require.Equal(t, tasks.Completed, r.wait(id).Status)
+		require.Less(t, time.Since(start), 20*time.Second)
+	})
+}
+
+// cutText is a store whose errors hold a text cut in the middle of a letter.
+type cutText struct {
+	storage.Store
+	until time.Time
+}
+
+func (s *cutText) Head(ctx context.Context, key string) (storage.Info, error) {
+	if time.Now().Before(s.until) {
+		return storage.Info{}, errors.New("503: caf\xc3")
+	}
+	return s.Store.Head(ctx, key)
+}
