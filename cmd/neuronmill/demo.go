@@ -16,6 +16,14 @@ import (
 
 type demoCmd struct{}
 
+// Help is shown by --help.
+func (demoCmd) Help() string {
+	return `One process brings an embedded Redis, a folder as the bucket and a worker, does eight tasks, says where their results
+lie, and ends. The emulator of Workers AI answers, unless CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN name an account:
+
+  neuronmill demo`
+}
+
 // Run does a task of every kind on embedded defaults, whatever is set; only the account
 // of the settings is used.
 func (c *demoCmd) Run(g *globals) error {

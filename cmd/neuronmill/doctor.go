@@ -23,7 +23,10 @@ type doctorCmd struct {
 func (doctorCmd) Help() string {
 	return `A line a check: ok, warn or FAIL, with how to mend it. Warnings do not change the exit code:
 0 nothing fails, 1 something does, 2 a setting cannot be read. The account is asked for a model
-that does not exist, which costs nothing.`
+that does not exist, which costs nothing.
+
+  neuronmill doctor
+  neuronmill doctor --create-bucket --wait 60s`
 }
 
 // Run checks everything, also what stands behind a thing that is broken.
