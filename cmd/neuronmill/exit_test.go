@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -68,4 +69,34 @@ func TestAnInterruptEndsACommandThatWaitsForStdin(t *testing.T) {
 		require.Contains(t, <-ended, "interrupted", verb)
 		require.NoError(t, keys.Close())
 	}
+}
+
+func TestLinesOfStdinPassInLittleMemory(t *testing.T) {
+	const count = 100_000
+	line := strings.Repeat("word ", 200) + "\n" // 100 MB in all
+	reader, writer := io.Pipe()
+	go func() {
+		for range count {
+			if _, err := io.WriteString(writer, line); err != nil {
+				break
+			}
+		}
+		writer.Close()
+	}()
+	n, most := 0, uint64(0)
+	for in := range inputs(t.Context(), []string{"-"}, reader) {
+		require.NoError(t, in.err)
+		if n++; n%20_000 == 0 {
+			most = max(most, heap())
+		}
+	}
+	require.Equal(t, count, n)
+	require.Less(t, most, uint64(32<<20))
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
