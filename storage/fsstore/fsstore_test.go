@@ -57,3 +57,9 @@ func TestAnObjectAndOthersBelowItsNameExcludeEachOther(t *testing.T) {
 	_, err = s.Head(t.Context(), "a/b")
 	require.NoError(t, err)
 }
+
+func TestALargeFileIsNeverInMemory(t *testing.T) {
+	s, err := fsstore.Open(t.TempDir())
+	require.NoError(t, err)
+	storagetest.Flat(t, s)
+}
