@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
@@ -26,7 +25,7 @@ func (emulatorCmd) Help() string {
 It accepts any token, or with NEURONMILL_EMULATOR_TOKEN only that one; beyond this machine it listens only with one.
 
   neuronmill emulator --latency 200ms
-  CLOUDFLARE_BASE_URL=http://127.0.0.1:8787/client/v4 neuronmill worker
+  NEURONMILL_EMULATOR_URL=http://127.0.0.1:8787/client/v4 neuronmill worker
 
 Its log of calls, two calls that fail as the API's code 3040 says, and a clean slate:
 
@@ -37,7 +36,7 @@ Its log of calls, two calls that fail as the API's code 3040 says, and a clean s
 
 // Run serves until Ctrl-C.
 func (c *emulatorCmd) Run(g *globals) error {
-	token := os.Getenv("NEURONMILL_EMULATOR_TOKEN")
+	token := string(g.settings.EmulatorToken)
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return app.Usage(fmt.Errorf("--listen: %w", err))
@@ -55,7 +54,7 @@ func (c *emulatorCmd) Run(g *globals) error {
 		_ = server.Shutdown(ctx)
 	})
 	defer stop()
-	fmt.Fprintf(g.stderr, "the emulator listens: CLOUDFLARE_BASE_URL=http://%s/client/v4\n", c.Listen)
+	fmt.Fprintf(g.stderr, "the emulator listens: NEURONMILL_EMULATOR_URL=http://%s/client/v4\n", c.Listen)
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("listen on %s: %w", c.Listen, err)
 	}
