@@ -57,7 +57,6 @@ func (h *Handlers) storeAnswer(ctx context.Context, j *job, part int, a answer) 
 		return fmt.Errorf("store the answer: %w", err)
 	}
 	j.answers = append(j.answers, j.answerKey(part))
-	failpoint.Hit("after-answer")
 	return nil
 }
 
@@ -167,11 +166,14 @@ func (h *Handlers) storeFiles(ctx context.Context, j *job, out *output, result j
 			if err != nil {
 				return fmt.Errorf("store %s: %w", f.name, err)
 			}
-			failpoint.Hit("after-artefact")
 			return nil
 		})
 	}
-	return a.Files, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	failpoint.Hit("after-artefact")
+	return a.Files, nil
 }
 
 // forgetAnswers removes what only an unfinished task needs.
