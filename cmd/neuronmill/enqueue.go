@@ -54,7 +54,7 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 		case err == nil:
 			bar.add(1)
 		case !refusal(err) && broken == nil:
-			broken = fmt.Errorf("%s; what was accepted before stays accepted, and with --idempotency-key the whole can be repeated", c.at(n, err))
+			broken = fmt.Errorf("%w; what was accepted before stays accepted, and with --idempotency-key the whole can be repeated", c.at(n, err))
 		case refusal(err):
 			bar.say(g.stderr, "neuronmill: %s", c.at(n, err))
 		}
