@@ -93,7 +93,7 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 	}
 	bar.stop()
 	if c.several() {
-		fmt.Fprintf(g.stderr, "%d accepted, %d refused\n", tally.done, tally.refused)
+		fmt.Fprintf(g.stderr, "%d accepted (durable by %s), %d refused\n", tally.done, c.Options.Accept, tally.refused)
 	}
 	if g.ctx.Err() != nil {
 		broken = errors.New("interrupted; what was accepted stays accepted")
