@@ -93,7 +93,7 @@ func (s *site) workers(n int, kind tasks.Kind, limit int, args ...string) error 
 		program, command := s.binary, []string{"worker", "--kinds", string(kind), "--log-level", "warn"}
 		if profile := os.Getenv("BENCH_PROFILE"); profile != "" {
 			program, command[0] = s.self, "ours"
-			command = append(command, "--profile", profile+"-"+string(kind))
+			command = append(command, "--profile", profile+"-"+filepath.Base(s.dir))
 		}
 		cmd := exec.Command(program, append(command, args...)...)
 		cmd.Env = append(os.Environ(),
@@ -140,7 +140,8 @@ func (s *site) close() {
 	if s.server != nil {
 		_ = s.server.Close()
 	}
-	_ = os.RemoveAll(s.dir)
+	// The folder stays until the lab closes: a file system makes new files slowly for a
+	// while after it has deleted many.
 }
 
 // client enqueues; with a bucket each task has a pending record in it.

@@ -75,7 +75,7 @@ func (h *Handlers) giveBack(ctx context.Context, j *job) {
 func (h *Handlers) announce(ctx context.Context, id string, document []byte) {
 	const most = 64 << 10
 	key := tasks.LiveKey(id)
-	pipe := h.cfg.Redis.TxPipeline()
+	pipe := h.cfg.Redis.Pipeline()
 	if len(document) <= most {
 		pipe.HSet(ctx, key, "result", document)
 	}
