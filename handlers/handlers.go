@@ -80,6 +80,10 @@ type Handlers struct {
 	stopping context.Context // ends when no new call may start
 	running  sync.Map        // ids of the tasks that this process is at
 	carpool  carpool
+	sharing  struct { // what was last seen of the queues
+		mu     sync.Mutex
+		queues map[string]sharing
+	}
 }
 
 func newHandlers(cfg Config, stopping context.Context) *Handlers {

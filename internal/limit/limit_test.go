@@ -209,7 +209,7 @@ func TestARefusedProbeClosesForLongerEachTime(t *testing.T) {
 		for _, want := range []time.Duration{5, 10, 20, 40, 60, 60} {
 			require.Equal(t, want*time.Second, done(t, pass(t, g), limit.Throttled, 0).For)
 		}
-		require.EqualValues(t, 1, state(t, g).Factor, "probes say nothing about the pace")
+		require.InDelta(t, 1, state(t, g).Factor, 1e-9, "probes say nothing about the pace")
 	})
 }
 
@@ -228,7 +228,7 @@ func TestThePaceFallsOncePerFlightAndHeals(t *testing.T) {
 			done(t, pass(t, g), limit.Passed, 0) // the probe
 		}
 		flight()
-		require.EqualValues(t, 1, state(t, g).Factor, "one flight may be a chance")
+		require.InDelta(t, 1, state(t, g).Factor, 1e-9, "one flight may be a chance")
 		flight()
 		require.InDelta(t, 0.8, state(t, g).Factor, 0.001)
 		require.Equal(t, "learned", state(t, g).Word())
