@@ -29,7 +29,8 @@ type closureFigures struct {
 const (
 	retryAfter = 3 * time.Second
 	onTheWay   = 100 * time.Millisecond
-	afterwards = 60 // calls by which the time lost is told
+	afterwards = 60               // calls by which the time lost is told
+	patience   = 20 * time.Second // with a fleet that does not make so many
 )
 
 func measureClosure(l *lab) (figures, error) {
@@ -68,9 +69,11 @@ func (l *lab) closing(c *closing, p pace) error {
 	var shut int
 	err = s.until("the pause and what follows", time.Minute, func() (bool, error) {
 		calls := s.api.Requests()
-		shut = slices.IndexFunc(calls, refused)
-		return shut >= 0 && time.Since(calls[shut].At) > retryAfter+time.Second &&
-			len(between(calls, calls[shut].At.Add(retryAfter), time.Now())) > afterwards, s.alive()
+		if shut = slices.IndexFunc(calls, refused); shut < 0 {
+			return false, s.alive()
+		}
+		later := calls[shut].At.Add(retryAfter)
+		return len(between(calls, later, time.Now())) > afterwards && time.Since(later) > 3*time.Second || time.Since(later) > patience, s.alive()
 	})
 	if err != nil {
 		return err
@@ -79,8 +82,10 @@ func (l *lab) closing(c *closing, p pace) error {
 	at := calls[shut].At
 	c.InFlight = len(between(calls, at, at.Add(onTheWay))) - 1
 	c.During = len(between(calls, at.Add(onTheWay), at.Add(retryAfter)))
-	later := between(calls, at.Add(retryAfter), time.Now())
-	c.Lost = (later[afterwards-1].At.Sub(at) - retryAfter - (afterwards-1)*p.interval()).Seconds()
+	c.Lost = (patience - (afterwards-1)*p.interval()).Seconds()
+	if later := between(calls, at.Add(retryAfter), time.Now()); len(later) >= afterwards {
+		c.Lost = (later[afterwards-1].At.Sub(at) - retryAfter - (afterwards-1)*p.interval()).Seconds()
+	}
 	for _, r := range between(calls, at.Add(-2*time.Second), at.Add(retryAfter+3*time.Second)) {
 		c.At = append(c.At, r.At.Sub(at).Seconds())
 	}

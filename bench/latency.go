@@ -26,7 +26,7 @@ type latencyFigures struct {
 
 func measureLatency(l *lab) (figures, error) {
 	f := &latencyFigures{PerMinute: middle.PerMinute, Workers: 4}
-	samples, behind := 120, 100_000
+	samples, behind := 100, 100_000
 	if l.quick {
 		samples, behind = 20, 20_000
 	}
@@ -63,7 +63,7 @@ func (l *lab) starts(workers, behind, samples int) (starts, error) {
 	enqueued := map[string]time.Time{}
 	from := time.Now()
 	for i := range samples {
-		if err := l.sleep(500*time.Millisecond + rand.N(time.Second)); err != nil {
+		if err := l.sleep(300*time.Millisecond + rand.N(700*time.Millisecond)); err != nil {
 			return r, err
 		}
 		text := fmt.Sprintf("a person waits for this one, %d", i)
@@ -96,7 +96,7 @@ func (f *latencyFigures) Section() report.Section {
 	slot := time.Minute / time.Duration(f.PerMinute)
 	s := report.Section{
 		Title: "Interactive tasks, idle and behind a bulk backlog",
-		About: fmt.Sprintf(`%d worker processes at %d a minute, so a slot of the pace is %s. Interactive tasks are enqueued 0.5 to 1.5 s apart; the time is from before Enqueue
+		About: fmt.Sprintf(`%d worker processes at %d a minute, so a slot of the pace is %s. Interactive tasks are enqueued 0.3 to 1 s apart; the time is from before Enqueue
 to the call's arrival at the emulator. *Limit used* counts bulk and interactive calls together.`, f.Workers, f.PerMinute, slot),
 		Plot: &report.Plot{Title: "From enqueue to call", X: "ms", Y: "% of interactive tasks", MaxY: 100},
 	}

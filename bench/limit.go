@@ -69,8 +69,7 @@ func measureLimit(l *lab) (figures, error) {
 
 // limitGroups are the fleets that run side by side.
 func limitGroups(quick bool) [][]limitCell {
-	var groups [][]limitCell
-	cells := func(p pace, last time.Duration, way string, window string, workers ...int) []limitCell {
+	cells := func(p pace, last time.Duration, way, window string, workers ...int) []limitCell {
 		var made []limitCell
 		for _, n := range workers {
 			made = append(made, limitCell{Way: way, PerMinute: p.PerMinute, Window: window, Workers: n, p: p, last: last})
@@ -79,49 +78,35 @@ func limitGroups(quick bool) [][]limitCell {
 	}
 	windows := []string{"sliding", "fixed", "bucket"}
 	if quick {
-		groups = append(groups, slices.Concat(
-			cells(middle, 15*time.Second, ours, "sliding", 1, 4), cells(middle, 15*time.Second, ours, "fixed", 2), cells(middle, 15*time.Second, ours, "bucket", 2),
-			cells(middle, 15*time.Second, backoff, "sliding", 4), cells(middle, 15*time.Second, recipe, "sliding", 4), cells(middle, 15*time.Second, bullWindow, "sliding", 4)))
-		return append(groups, cells(fast, 15*time.Second, ours, "sliding", 4))
+		last := 30 * time.Second
+		return [][]limitCell{slices.Concat(
+			cells(middle, last, ours, "sliding", 1, 4), cells(middle, last, ours, "fixed", 2), cells(middle, last, ours, "bucket", 2),
+			cells(middle, last, backoff, "sliding", 4), cells(middle, last, recipe, "sliding", 4), cells(middle, last, bullWindow, "sliding", 4),
+		), cells(fast, last/2, ours, "sliding", 4)}
 	}
-	rivals := []string{backoff, recipe, bullWindow, bullEvenly}
+	each := func(p pace, last time.Duration, workers ...int) []limitCell {
+		var made []limitCell
+		for _, n := range workers {
+			for _, w := range windows {
+				made = append(made, cells(p, last, ours, w, n)...)
+			}
+		}
+		return made
+	}
+	others := func(p pace, last time.Duration) []limitCell {
+		var made []limitCell
+		for _, way := range []string{backoff, recipe, bullWindow, bullEvenly} {
+			made = append(made, cells(p, last, way, "sliding", 4)...)
+		}
+		return made
+	}
+	groups := [][]limitCell{each(slow, 90*time.Second, 1, 2, 4), slices.Concat(each(slow, 90*time.Second, 8), others(slow, 90*time.Second))}
 	for _, n := range []int{1, 2, 4, 8} {
-		var group []limitCell
-		for _, w := range windows {
-			group = append(group, cells(slow, 90*time.Second, ours, w, n)...)
-		}
-		if n == 8 {
-			groups = append(groups, group)
-		} else if n == 1 {
-			groups = append([][]limitCell{group}, groups...)
-		} else {
-			groups[0] = append(groups[0], group...)
-		}
+		groups = append(groups, each(middle, 30*time.Second, n))
 	}
-	for _, way := range rivals {
-		groups[1] = append(groups[1], cells(slow, 90*time.Second, way, "sliding", 4)...)
-	}
-	for _, n := range []int{1, 2, 4, 8} {
-		var group []limitCell
-		for _, w := range windows {
-			group = append(group, cells(middle, 30*time.Second, ours, w, n)...)
-		}
-		groups = append(groups, group)
-	}
-	var group []limitCell
-	for _, way := range rivals {
-		group = append(group, cells(middle, 30*time.Second, way, "sliding", 4)...)
-	}
-	groups = append(groups, group)
-	for _, w := range windows {
-		for _, c := range cells(fast, 15*time.Second, ours, w, 1, 2, 4, 8) {
-			groups = append(groups, []limitCell{c})
-		}
-	}
-	for _, way := range rivals {
-		groups = append(groups, cells(fast, 15*time.Second, way, "sliding", 4))
-	}
-	return groups
+	groups = append(groups, others(middle, 60*time.Second))
+	alone := slices.Concat(each(fast, 15*time.Second, 1, 2, 4, 8), others(fast, 30*time.Second))
+	return append(groups, slices.Collect(slices.Chunk(alone, 1))...)
 }
 
 func (l *lab) runTogether(group []limitCell) error {

@@ -37,7 +37,7 @@ const (
 )
 
 func measureOverhead(l *lab) (figures, error) {
-	f := &overheadFigures{Tasks: 10_000, Rounds: 3}
+	f := &overheadFigures{Tasks: 5000, Rounds: 3}
 	if l.quick {
 		f.Tasks, f.Rounds = 2000, 1
 	}
