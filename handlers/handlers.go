@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/neuronmill/neuronmill/internal/limit"
 	"github.com/neuronmill/neuronmill/storage"
@@ -79,6 +80,7 @@ type Handlers struct {
 	cfg      Config
 	stopping context.Context // ends when no new call may start
 	running  sync.Map        // ids of the tasks that this process is at
+	held     atomic.Int64    // how many these are
 	carpool  carpool
 	sharing  struct { // what was last seen of the queues
 		mu     sync.Mutex
@@ -93,7 +95,13 @@ func newHandlers(cfg Config, stopping context.Context) *Handlers {
 // begin claims a task for this process; false when it runs here already.
 func (h *Handlers) begin(id string) bool {
 	_, taken := h.running.LoadOrStore(id, true)
+	if !taken {
+		h.held.Add(1)
+	}
 	return !taken
 }
 
-func (h *Handlers) end(id string) { h.running.Delete(id) }
+func (h *Handlers) end(id string) {
+	h.running.Delete(id)
+	h.held.Add(-1)
+}
