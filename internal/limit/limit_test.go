@@ -230,7 +230,7 @@ func TestThePaceFallsOncePerFlightAndHeals(t *testing.T) {
 		flight()
 		require.InDelta(t, 1, state(t, g).Factor, 1e-9, "one flight may be a chance")
 		flight()
-		require.InDelta(t, 0.8, state(t, g).Factor, 0.001)
+		require.InDelta(t, 0.8, state(t, g).Factor, 0.002)
 		require.Equal(t, "learned", state(t, g).Word())
 		for range 5 * 48 {
 			done(t, pass(t, g), limit.Passed, 0)
