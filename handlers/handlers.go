@@ -28,6 +28,8 @@ type Config struct {
 	Concurrency int          // calls at once of each kind and lane; 0 means 16
 	Log         *slog.Logger // nil means the default logger
 	Fetch       *http.Client // for audio at a URL; nil means one that only reaches public addresses
+
+	off map[guard]bool // protections that a test does without
 }
 
 // Validate reports every missing part.
@@ -79,8 +81,10 @@ func (c Config) slots(k tasks.Kind) int {
 type Handlers struct {
 	cfg      Config
 	stopping context.Context // ends when no new call may start
-	running  sync.Map        // ids of the tasks that this process is at
+	running  sync.Map        // *job by id: the tasks that this process is at
 	held     atomic.Int64    // how many these are
+	presence *presence
+	room     room
 	carpool  carpool
 	sharing  struct { // what was last seen of the queues
 		mu     sync.Mutex
@@ -89,19 +93,21 @@ type Handlers struct {
 }
 
 func newHandlers(cfg Config, stopping context.Context) *Handlers {
-	return &Handlers{cfg: cfg.withDefaults(), stopping: stopping}
+	h := &Handlers{cfg: cfg.withDefaults(), stopping: stopping, presence: newPresence(cfg.Redis), room: newRoom()}
+	h.presence.onLoss, h.presence.onBeat = h.holdAgain, h.heedCancels
+	return h
 }
 
 // begin claims a task for this process; false when it runs here already.
-func (h *Handlers) begin(id string) bool {
-	_, taken := h.running.LoadOrStore(id, true)
-	if !taken {
-		h.held.Add(1)
+func (h *Handlers) begin(j *job) bool {
+	if _, taken := h.running.LoadOrStore(j.task.ID, j); taken && h.cfg.on(guardOneRun) {
+		return false
 	}
-	return !taken
+	h.held.Add(1)
+	return true
 }
 
-func (h *Handlers) end(id string) {
-	h.running.Delete(id)
+func (h *Handlers) end(j *job) {
+	h.running.CompareAndDelete(j.task.ID, j)
 	h.held.Add(-1)
 }

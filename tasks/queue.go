@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -21,12 +22,14 @@ if redis.call("EXISTS", KEYS[1]) == 1 then return 0 end
 redis.call("HSET", KEYS[1], "msg", ARGV[1], "state", "pending", "pending_since", ARGV[3], "turn", ARGV[4])
 redis.call("LPUSH", KEYS[2], ARGV[2])
 redis.call("SADD", KEYS[3], ARGV[5])
+redis.call("ZADD", KEYS[4], ARGV[6], ARGV[2])
 return 1`)
 	pushLater = redis.NewScript(`
 if redis.call("EXISTS", KEYS[1]) == 1 then return 0 end
 redis.call("HSET", KEYS[1], "msg", ARGV[1], "state", "scheduled", "turn", ARGV[4])
 redis.call("ZADD", KEYS[2], ARGV[3], ARGV[2])
 redis.call("SADD", KEYS[3], ARGV[5])
+redis.call("ZADD", KEYS[4], ARGV[6], ARGV[2])
 return 1`)
 )
 
@@ -83,8 +86,8 @@ func (c *Client) pushAll(ctx context.Context, tasks []Task, run runScript) []err
 			script, list, when = pushLater, "scheduled", t.StartAt.Unix()
 		}
 		prefix := "asynq:{" + queue + "}:"
-		keys := []string{prefix + "t:" + t.ID, prefix + list, ModelsKey(queue)}
-		replies[i] = run(script, ctx, pipe, keys, message, t.ID, when, turn(t), t.Model)
+		keys := []string{prefix + "t:" + t.ID, prefix + list, ModelsKey(queue), DeadlinesKey(queue)}
+		replies[i] = run(script, ctx, pipe, keys, message, t.ID, when, turn(t), t.Model, t.Deadline.Unix())
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	for i, r := range replies {
@@ -148,4 +151,34 @@ func Decode(payload []byte) (Task, error) {
 		return t, errors.New("decode the task: it lacks its id, tenant, model or deadline")
 	}
 	return t, nil
+}
+
+// DecodeMessage reads a task out of asynq's own message, as encode writes it. The
+// payload comes too when the message can be read and the task in it cannot.
+func DecodeMessage(message []byte) (t Task, payload []byte, err error) {
+	damaged := errors.New("decode the queued message: it is damaged")
+	for rest := message; len(rest) > 0; {
+		field, kind, n := protowire.ConsumeTag(rest)
+		if n < 0 {
+			return Task{}, nil, damaged
+		}
+		size := protowire.ConsumeFieldValue(field, kind, rest[n:])
+		if size < 0 {
+			return Task{}, nil, damaged
+		}
+		if kind == protowire.BytesType {
+			value, _ := protowire.ConsumeBytes(rest[n:])
+			if field == 2 {
+				payload = value
+			} else if !utf8.Valid(value) && field < 15 {
+				return Task{}, nil, damaged // asynq would refuse to read it
+			}
+		}
+		rest = rest[n+size:]
+	}
+	if payload == nil {
+		return Task{}, nil, damaged
+	}
+	t, err = Decode(payload)
+	return t, payload, err
 }

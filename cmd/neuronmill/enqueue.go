@@ -54,7 +54,7 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 		case err == nil:
 			bar.add(1)
 		case !refusal(err) && broken == nil:
-			broken = fmt.Errorf("%s; what was accepted before stays accepted, and with --idempotency-key the whole can be repeated", c.at(n, err))
+			broken = fmt.Errorf("%w; what was accepted before stays accepted, and with --idempotency-key the whole can be repeated", c.at(n, err))
 		case refusal(err):
 			bar.say(g.stderr, "neuronmill: %s", c.at(n, err))
 		}
@@ -93,7 +93,7 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 	}
 	bar.stop()
 	if c.several() {
-		fmt.Fprintf(g.stderr, "%d accepted, %d refused\n", tally.done, tally.refused)
+		fmt.Fprintf(g.stderr, "%d accepted (durable by %s), %d refused\n", tally.done, c.Options.Accept, tally.refused)
 	}
 	if g.ctx.Err() != nil {
 		broken = errors.New("interrupted; what was accepted stays accepted")

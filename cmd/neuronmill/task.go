@@ -17,7 +17,7 @@ type taskCmd struct {
 	Result taskResultCmd `cmd:"" help:"Print a result document."`
 	List   taskListCmd   `cmd:"" help:"List tasks that have not ended."`
 	Cancel taskCancelCmd `cmd:"" help:"End a task before its next call."`
-	Retry  taskRetryCmd  `cmd:"" help:"Run a failed task again, as a new one."`
+	Retry  taskRetryCmd  `cmd:"" help:"Run failed tasks again, as new ones: by id, or --failed with --code, --kind, --limit."`
 }
 
 // Help is shown by --help.
@@ -209,27 +209,21 @@ func (c *taskCancelCmd) Run(g *globals) error {
 }
 
 type taskRetryCmd struct {
-	ID string `arg:"" help:"As enqueue prints it."`
+	IDs    []string `arg:"" optional:"" name:"id" help:"As enqueue prints them."`
+	Failed bool     `help:"All failed tasks that the other flags let through."`
+	deadFilter
 }
 
 // Help is shown by --help.
 func (taskRetryCmd) Help() string {
-	return `A result is never rewritten: the new task has an id of its own, which is printed.
+	return `A result is never rewritten: a new task has an id of its own, which is printed.
 
-  neuronmill task retry t_01a20ef874267941adb4e9ec016f1db6`
+  neuronmill task retry t_01a20ef874267941adb4e9ec016f1db6
+  neuronmill task retry --failed --code attempts_exhausted`
 }
 
-// Run enqueues a failed task again.
+// Run enqueues failed tasks again.
 func (c *taskRetryCmd) Run(g *globals) error {
-	stack, err := client(g)
-	if err != nil {
-		return err
-	}
-	defer stack.Close()
-	accepted, err := stack.Client.Retry(g.ctx, c.ID)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(g.stdout, accepted.ID)
-	return nil
+	again := deadRetryCmd{IDs: c.IDs, All: c.Failed, deadFilter: c.deadFilter}
+	return again.Run(g)
 }

@@ -22,14 +22,14 @@ type State struct {
 	Interactive int // callers waiting
 	Bulk        int
 	Seats       map[string]int // callers of a lane that the workers let wait; 0 when none has said so
-	Closed      time.Duration // from now; 0 when it is open
-	Held        bool          // until a person opens it
-	Probing     bool          // one call is finding out whether it may open
-	Why         string        // it is closed
-	Turn        time.Duration // from now until the next free slot; 0 when it is free
-	Calls       int           // let through since the gate was first used
-	Throttled   int           // answers that said too many requests
-	Busy        int           // answers that said no capacity
+	Closed      time.Duration  // from now; 0 when it is open
+	Held        bool           // until a person opens it
+	Probing     bool           // one call is finding out whether it may open
+	Why         string         // it is closed
+	Turn        time.Duration  // from now until the next free slot; 0 when it is free
+	Calls       int            // let through since the gate was first used
+	Throttled   int            // answers that said too many requests
+	Busy        int            // answers that said no capacity
 }
 
 // Interval is the time between two calls at the present pace; 0 when it is closed.
