@@ -11,7 +11,7 @@ import (
 )
 
 // oursCmd is "neuronmill worker" with a CPU profile, for those who look for what a task
-// costs: set BENCH_PROFILE to a file and run overhead.
+// costs: set BENCH_PROFILE to the beginning of file names and run overhead.
 type oursCmd struct {
 	app.Settings
 	Kinds       []tasks.Kind

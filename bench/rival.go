@@ -55,7 +55,10 @@ func (c *rivalCmd) Run(ctx context.Context) error {
 		return err
 	}
 	for i := range c.Servers {
-		config.Queues = map[string]int{[]string{"default", "bulk"}[i]: 1}
+		config.Queues = map[string]int{"default": 1}
+		if i > 0 {
+			config.Queues = map[string]int{"bulk": 1}
+		}
 		server := asynq.NewServerFromRedisClient(client, config)
 		if err := server.Start(handle); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -41,7 +42,6 @@ type flags struct {
 	Quick bool   `help:"Shorter runs. Only figures that do not depend on the machine's load are held against their targets, and the page is not written unless --docs is given."`
 	Check bool   `help:"Exit with 1 when a target is missed."`
 	Docs  string `help:"Folder of the page and its plots; ../docs by default." type:"path"`
-	Only  string `help:"Of limit: only this pace, requests a minute." hidden:""`
 }
 
 type (
@@ -121,9 +121,7 @@ func (f *flags) write(news report.Kept) error {
 	if err != nil {
 		return err
 	}
-	for name, run := range news {
-		kept[name] = run
-	}
+	maps.Copy(kept, news)
 	var sections []report.Shown
 	for _, m := range measurements {
 		run, ok := kept[m.name]

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -131,8 +132,8 @@ func (s *site) alive() error {
 }
 
 func (s *site) close() {
-	for i := len(s.processes) - 1; i >= 0; i-- {
-		s.processes[i].stop()
+	for _, p := range slices.Backward(s.processes) {
+		p.stop()
 	}
 	if s.redis != nil {
 		_ = s.redis.Close()

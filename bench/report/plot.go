@@ -73,7 +73,7 @@ func (d *Plot) save(path string) error {
 		if err != nil {
 			return err
 		}
-		points.GlyphStyle.Color, points.GlyphStyle.Radius = plotutil.Color(i), vg.Points(1.5)
+		points.Color, points.Radius = plotutil.Color(i), vg.Points(1.5)
 		p.Add(points)
 	}
 	if len(d.Rows) > 0 {
