@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/neuronmill/neuronmill/bench/report"
@@ -74,9 +74,9 @@ func (f *flags) run(ctx context.Context, command string, names ...string) error 
 		return err
 	}
 	defer l.close()
-	kept, missed := report.Kept{}, 0
+	missed := 0
 	for _, m := range measurements {
-		if !strings.Contains(" "+strings.Join(names, " ")+" ", " "+m.name+" ") {
+		if !slices.Contains(names, m.name) {
 			continue
 		}
 		start := time.Now()
@@ -88,17 +88,17 @@ func (f *flags) run(ctx context.Context, command string, names ...string) error 
 		fmt.Println(section.Markdown(f.Quick))
 		l.say("%s took %s", m.name, time.Since(start).Round(time.Second))
 		missed += section.Missed(f.Quick)
+		if f.Quick && f.Docs == "" {
+			continue
+		}
 		raw, err := json.Marshal(got)
+		if err == nil {
+			err = f.write(report.Kept{m.name: {
+				Command: "go run -C bench . " + command, Quick: f.Quick, Machine: l.machine(),
+				On: time.Now().UTC().Format(time.DateOnly), Figures: raw,
+			}})
+		}
 		if err != nil {
-			return err
-		}
-		kept[m.name] = report.Run{
-			Command: "go run -C bench . " + command, Quick: f.Quick, Machine: l.machine(),
-			On: time.Now().UTC().Format(time.DateOnly), Figures: raw,
-		}
-	}
-	if !f.Quick || f.Docs != "" {
-		if err := f.write(kept); err != nil {
 			return err
 		}
 	}
