@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/neuronmill/neuronmill/internal/limit"
 	"github.com/neuronmill/neuronmill/storage"
@@ -81,6 +82,7 @@ type Handlers struct {
 	cfg      Config
 	stopping context.Context // ends when no new call may start
 	running  sync.Map        // *job by id: the tasks that this process is at
+	held     atomic.Int64    // how many these are
 	presence *presence
 	room     room
 	carpool  carpool
@@ -98,8 +100,14 @@ func newHandlers(cfg Config, stopping context.Context) *Handlers {
 
 // begin claims a task for this process; false when it runs here already.
 func (h *Handlers) begin(j *job) bool {
-	_, taken := h.running.LoadOrStore(j.task.ID, j)
-	return !taken || !h.cfg.on(guardOneRun)
+	if _, taken := h.running.LoadOrStore(j.task.ID, j); taken && h.cfg.on(guardOneRun) {
+		return false
+	}
+	h.held.Add(1)
+	return true
 }
 
-func (h *Handlers) end(j *job) { h.running.CompareAndDelete(j.task.ID, j) }
+func (h *Handlers) end(j *job) {
+	h.running.CompareAndDelete(j.task.ID, j)
+	h.held.Add(-1)
+}

@@ -160,19 +160,35 @@ func (l *line[T]) anyone() bool {
 	return l.driving
 }
 
-// lull is a gap between arrivals after which the line takes it that nobody comes.
-const lull = 25 * time.Millisecond
+// lull is a gap between arrivals after which the line takes it that nobody comes. This
+// process may be out of slots, though: while it holds tasks that are called for or
+// stored, bulk waits for some more gaps, since each that ends makes room for another.
+const (
+	lull  = 25 * time.Millisecond
+	lulls = 20
+)
 
 // gather waits for a full car as long as the queue has more tasks and they keep
 // coming: what waits anyway rides together, and nothing else is waited for.
 func (l *line[T]) gather(ctx context.Context) {
-	for !l.full() && l.h.backlog(ctx, tasks.Queue(l.to.kind, l.to.lane)) {
+	for gaps := 0; !l.full() && l.h.backlog(ctx, tasks.Queue(l.to.kind, l.to.lane)); {
 		select {
 		case <-l.joined:
+			gaps = 0
 		case <-time.After(lull):
-			return
+			gaps++
+			if l.to.lane != tasks.Bulk || gaps == lulls || l.h.held.Load() == l.length() {
+				return
+			}
 		}
 	}
+}
+
+// length is how many tasks wait.
+func (l *line[T]) length() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int64(len(l.waiting))
 }
 
 func (l *line[T]) full() bool {

@@ -29,8 +29,20 @@ type Client struct {
 	AccountID string
 	Token     string // never shown in errors
 	Gateway   string // id of an AI Gateway to go through; none when empty
-	HTTP      *http.Client
+	HTTP      *http.Client // nil means one that keeps a connection for each call at once
 }
+
+// manyConnections is http.DefaultClient for many calls at once to one address: that one
+// keeps two connections and dials anew for every further call.
+var manyConnections = func() *http.Client {
+	t, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return http.DefaultClient
+	}
+	t = t.Clone()
+	t.MaxIdleConns, t.MaxIdleConnsPerHost = 512, 512
+	return &http.Client{Transport: t}
+}()
 
 // String leaves the token out, so that a printed client gives nothing away.
 func (c *Client) String() string { return "workersai client of account " + c.AccountID }
@@ -74,7 +86,7 @@ func (c *Client) do(req *http.Request) (*http.Response, error) {
 	}
 	client := c.HTTP
 	if client == nil {
-		client = http.DefaultClient
+		client = manyConnections
 	}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/neuronmill/neuronmill/bench/report"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+)
+
+// cost is what tasks of a way cost. Figures are the medians of the rounds.
+type cost struct {
+	Way       string  `json:"way"`
+	PerSecond float64 `json:"per_second"`
+	Commands  float64 `json:"commands"`  // of Redis a task, from the queue to its end
+	RedisCPU  float64 `json:"redis_us"`  // a task
+	WorkerCPU float64 `json:"worker_us"` // a task
+	Bytes     float64 `json:"bytes"`     // of Redis for a task that waits
+}
+
+type overheadFigures struct {
+	Tasks  int    `json:"tasks"`
+	Rounds int    `json:"rounds"`
+	Costs  []cost `json:"costs"`
+	// Ratio is ours to storedAsynq in tasks a second, the median over rounds.
+	Ratio float64 `json:"ratio"`
+}
+
+// oursRecorded is ours as the command line enqueues: with a pending record in the bucket
+// that the worker removes.
+const (
+	oursRecorded = ours + ", accepted into the bucket"
+	oursRiding   = ours + ", embedding tasks that ride together"
+)
+
+func measureOverhead(l *lab) (figures, error) {
+	f := &overheadFigures{Tasks: 5000, Rounds: 3}
+	if l.quick {
+		f.Tasks, f.Rounds = 2000, 1
+	}
+	ways := []string{bareAsynq, storedAsynq, ours, oursRecorded, oursRiding}
+	rounds := map[string][]cost{}
+	for range f.Rounds {
+		for _, way := range ways {
+			c, err := l.cost(way, f.Tasks)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", way, err)
+			}
+			l.say("overhead: %-45s %6.0f tasks a second, %5.1f commands, worker %4.0f us, redis %4.0f us", way, c.PerSecond, c.Commands, c.WorkerCPU, c.RedisCPU)
+			rounds[way] = append(rounds[way], c)
+		}
+	}
+	for _, way := range ways {
+		f.Costs = append(f.Costs, middleOf(rounds[way]))
+	}
+	var ratios []float64
+	for i, c := range rounds[ours] {
+		ratios = append(ratios, c.PerSecond/rounds[storedAsynq][i].PerSecond)
+	}
+	f.Ratio = median(ratios)
+	return f, nil
+}
+
+// cost has one worker process work off a queue.
+func (l *lab) cost(way string, n int) (cost, error) {
+	c := cost{Way: way}
+	s, err := l.open(workersaitest.Options{NoLimits: true})
+	if err != nil {
+		return c, err
+	}
+	defer s.close()
+	empty, err := s.redisUse()
+	if err != nil {
+		return c, err
+	}
+	queue, err := s.fillFor(way, n)
+	if err != nil {
+		return c, err
+	}
+	full, err := s.redisUse()
+	if err != nil {
+		return c, err
+	}
+	kind := tasks.KindTranslation
+	switch way {
+	case ours, oursRecorded:
+		err = s.workers(1, kind, 1_000_000, "--concurrency", fmt.Sprint(slots))
+	case oursRiding:
+		kind = tasks.KindEmbedding
+		err = s.workers(1, kind, 1_000_000, "--concurrency", fmt.Sprint(slots))
+	default:
+		err = s.asynqRival(way, 2, 0)
+	}
+	if err != nil {
+		return c, err
+	}
+	begun := int64(0)
+	err = s.until("the first task", time.Minute, func() (bool, error) {
+		left, err := s.waiting(queue)
+		begun = int64(n) - left
+		return begun > 0, err
+	})
+	if err != nil {
+		return c, err
+	}
+	start := time.Now()
+	if err := s.drained(queue, 10*time.Minute); err != nil {
+		return c, err
+	}
+	took := time.Since(start)
+	done, err := s.redisUse()
+	if err != nil {
+		return c, err
+	}
+	used := done.since(full)
+	c.PerSecond = float64(int64(n)-begun) / took.Seconds()
+	c.Commands = float64(used.commands) / float64(n)
+	c.RedisCPU = float64(used.cpu.Microseconds()) / float64(n)
+	c.WorkerCPU = float64(s.stopWorkers().Microseconds()) / float64(n)
+	c.Bytes = float64(full.since(empty).memory) / float64(n)
+	return c, nil
+}
+
+// fillFor enqueues the tasks of a way and names their queue.
+func (s *site) fillFor(way string, n int) (string, error) {
+	switch way {
+	case ours, oursRecorded:
+		_, err := s.fill(s.client(way == oursRecorded), n, func(i int) tasks.Request { return translate(textOf(i), tasks.Interactive) })
+		return tasks.Queue(tasks.KindTranslation, tasks.Interactive), err
+	case oursRiding:
+		_, err := s.fill(s.client(false), n, func(i int) tasks.Request {
+			return tasks.Request{Payload: tasks.Embedding{Texts: []string{textOf(i)}}}
+		})
+		return tasks.Queue(tasks.KindEmbedding, tasks.Interactive), err
+	}
+	client := asynq.NewClientFromRedisClient(s.redis)
+	for i := range n {
+		if _, err := client.EnqueueContext(s.ctx, asynq.NewTask("translate", fmt.Appendf(nil, `{"text":%q,"target_lang":"es"}`, textOf(i)))); err != nil {
+			return "", err
+		}
+	}
+	return "default", nil
+}
+
+func median(x []float64) float64 {
+	x = slices.Sorted(slices.Values(x))
+	return x[len(x)/2]
+}
+
+func middleOf(costs []cost) cost {
+	of := func(field func(cost) float64) float64 {
+		var x []float64
+		for _, c := range costs {
+			x = append(x, field(c))
+		}
+		return median(x)
+	}
+	return cost{
+		Way: costs[0].Way, PerSecond: of(func(c cost) float64 { return c.PerSecond }), Commands: of(func(c cost) float64 { return c.Commands }),
+		RedisCPU: of(func(c cost) float64 { return c.RedisCPU }), WorkerCPU: of(func(c cost) float64 { return c.WorkerCPU }),
+		Bytes: of(func(c cost) float64 { return c.Bytes }),
+	}
+}
+
+// Section implements figures.
+func (f *overheadFigures) Section() report.Section {
+	s := report.Section{
+		Title: "What a task costs",
+		About: fmt.Sprintf(`One worker process takes %d tasks that wait, %d slots, the same Redis settings (AOF every second), the same intervals of asking, two queues (lanes) a worker, results in the same
+file store; medians of %d rounds in turn. neuronmill also makes an HTTP call a task to the emulator, which answers at once and shares the machine; asynq's handler calls nobody.
+*Accepted into the bucket* is with a pending record that the worker removes. *Bytes* is what a task that waits takes in Redis; neuronmill's carries model, deadline, digest and lane.`, f.Tasks, slots, f.Rounds),
+	}
+	t := report.Table{Head: []string{"way", "tasks a second", "Redis commands a task", "Redis CPU a task", "worker CPU a task", "Redis bytes a waiting task"}}
+	for _, c := range f.Costs {
+		t.Rows = append(t.Rows, []string{
+			c.Way, fmt.Sprintf("%.0f", c.PerSecond), fmt.Sprintf("%.1f", c.Commands), fmt.Sprintf("%.0f us", c.RedisCPU),
+			fmt.Sprintf("%.0f us", c.WorkerCPU), fmt.Sprintf("%.0f", c.Bytes),
+		})
+	}
+	s.Tables = []report.Table{t}
+	s.Checks = []report.Check{{
+		What: "tasks a second against " + storedAsynq, Target: "at least 70 %", Got: percent(f.Ratio), Pass: f.Ratio >= 0.7, Loaded: true,
+	}}
+	return s
+}

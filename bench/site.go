@@ -1,0 +1,211 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/storage/fsstore"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/redis/go-redis/v9"
+)
+
+// site is what one row is measured on: an empty Redis, a folder as the bucket, an
+// emulator, and the workers that were started.
+type site struct {
+	*lab
+	dir   string
+	port  string // of Redis
+	redis *redis.Client
+	store storage.Store
+	api   *workersaitest.Server
+	url   string // of the emulator
+
+	server    *http.Server
+	processes []*process
+}
+
+// solo is a model that nothing is known of, so that tasks for it do not ride together.
+// The emulator takes it for the default embedding model.
+const solo = "@cf/bench/bge-base-en-v1.5"
+
+func (l *lab) open(o workersaitest.Options) (*site, error) {
+	dir, err := os.MkdirTemp(l.dir, "site-")
+	if err != nil {
+		return nil, err
+	}
+	s := &site{lab: l, dir: dir, api: workersaitest.New(o)}
+	if err := s.start(); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *site) start() error {
+	var err error
+	if s.store, err = fsstore.Open(filepath.Join(s.dir, "bucket")); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s.url = "http://" + listener.Addr().String() + "/client/v4"
+	s.server = &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = strings.Replace(r.URL.Path, solo, "@cf/baai/bge-base-en-v1.5", 1)
+		s.api.ServeHTTP(w, r)
+	})}
+	go func() { _ = s.server.Serve(listener) }() // ends with close
+	if s.port, err = freePort(); err != nil {
+		return err
+	}
+	cmd := exec.Command("redis-server", "--port", s.port, "--bind", "127.0.0.1", "--dir", s.dir,
+		"--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction")
+	if err := s.launch(cmd, "redis"); err != nil {
+		return err
+	}
+	s.redis = redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + s.port})
+	return s.until("redis", 10*time.Second, func() (bool, error) {
+		return s.redis.Ping(s.ctx).Err() == nil, nil
+	})
+}
+
+func (s *site) launch(cmd *exec.Cmd, name string) error {
+	p, err := start(cmd, filepath.Join(s.dir, fmt.Sprintf("%s-%d.log", name, len(s.processes))))
+	if err == nil {
+		s.processes = append(s.processes, p)
+	}
+	return err
+}
+
+// workers starts neuronmill workers as processes of their own.
+func (s *site) workers(n int, kind tasks.Kind, limit int, args ...string) error {
+	for range n {
+		program, command := s.binary, []string{"worker", "--kinds", string(kind), "--log-level", "warn"}
+		if profile := os.Getenv("BENCH_PROFILE"); profile != "" {
+			program, command[0] = s.self, "ours"
+			command = append(command, "--profile", profile+"-"+filepath.Base(s.dir))
+		}
+		cmd := exec.Command(program, append(command, args...)...)
+		cmd.Env = append(os.Environ(),
+			"NEURONMILL_REDIS_URL=redis://127.0.0.1:"+s.port+"/0",
+			"NEURONMILL_STORE_URL=file:"+filepath.Join(s.dir, "bucket"),
+			"NEURONMILL_LIMITS="+string(kind)+"="+strconv.Itoa(limit),
+			"CLOUDFLARE_ACCOUNT_ID=0123456789abcdef0123456789abcdef", "CLOUDFLARE_API_TOKEN=bench", "CLOUDFLARE_BASE_URL="+s.url,
+		)
+		if err := s.launch(cmd, "worker"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stopWorkers stops all but Redis and gives the CPU time they used.
+func (s *site) stopWorkers() time.Duration {
+	var used time.Duration
+	for _, p := range s.processes[1:] {
+		p.stop()
+		used += p.cpu()
+	}
+	s.processes = s.processes[:1]
+	return used
+}
+
+// alive reports whether a process has ended that should not.
+func (s *site) alive() error {
+	for _, p := range s.processes {
+		if err := p.ended(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *site) close() {
+	for _, p := range slices.Backward(s.processes) {
+		p.stop()
+	}
+	if s.redis != nil {
+		_ = s.redis.Close()
+	}
+	if s.server != nil {
+		_ = s.server.Close()
+	}
+	// The folder stays until the lab closes: a file system makes new files slowly for a
+	// while after it has deleted many.
+}
+
+// client enqueues; with a bucket each task has a pending record in it.
+func (s *site) client(bucket bool) *tasks.Client {
+	c := tasks.Config{Redis: s.redis, AllowUnknownModel: true}
+	if bucket {
+		c.Store = s.store
+	}
+	return tasks.NewClient(c)
+}
+
+// fill enqueues n tasks and gives their ids.
+func (s *site) fill(c *tasks.Client, n int, request func(i int) tasks.Request) ([]string, error) {
+	ids := make([]string, 0, n)
+	for len(ids) < n {
+		some := make([]tasks.Request, min(1000, n-len(ids)))
+		for i := range some {
+			some[i] = request(len(ids) + i)
+		}
+		accepted, errs := c.EnqueueMany(s.ctx, some)
+		for i, a := range accepted {
+			if errs[i] != nil {
+				return nil, errs[i]
+			}
+			ids = append(ids, a.ID)
+		}
+	}
+	return ids, nil
+}
+
+// translate asks for one translation, whose text tells it from all others.
+func translate(text string, lane tasks.Lane) tasks.Request {
+	return tasks.Request{
+		Payload: tasks.Translation{Text: text, TargetLang: "es"},
+		Options: []tasks.Option{tasks.WithLane(lane)},
+	}
+}
+
+// waiting counts what is in a queue in whatever state.
+func (s *site) waiting(queue string) (int64, error) {
+	prefix := "asynq:{" + queue + "}:"
+	pipe := s.redis.Pipeline()
+	lengths := []*redis.IntCmd{
+		pipe.LLen(s.ctx, prefix+"pending"), pipe.LLen(s.ctx, prefix+"active"),
+		pipe.ZCard(s.ctx, prefix+"retry"), pipe.ZCard(s.ctx, prefix+"scheduled"),
+	}
+	if _, err := pipe.Exec(s.ctx); err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, l := range lengths {
+		sum += l.Val()
+	}
+	return sum, nil
+}
+
+// drained waits until a queue is empty.
+func (s *site) drained(queue string, most time.Duration) error {
+	return s.until("an empty "+queue, most, func() (bool, error) {
+		n, err := s.waiting(queue)
+		if err == nil {
+			err = s.alive()
+		}
+		return n == 0, err
+	})
+}
