@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/neuronmill/neuronmill/internal/limit"
 	"github.com/neuronmill/neuronmill/storage"
@@ -25,8 +26,12 @@ type Config struct {
 	Gate        *limit.Gate
 	Kinds       []tasks.Kind // none means all
 	Concurrency int          // calls at once of each kind and lane; 0 means 16
-	Log         *slog.Logger // nil means the default logger
-	Fetch       *http.Client // for audio at a URL; nil means one that only reaches public addresses
+	// Poll is how often an idle worker looks for interactive tasks; 0 means 50 ms. It
+	// looks for bulk and parked ones five times, for delayed ones ten times as rarely. A
+	// Redis that is paid by the command is cheaper with a longer one.
+	Poll  time.Duration
+	Log   *slog.Logger // nil means the default logger
+	Fetch *http.Client // for audio at a URL; nil means one that only reaches public addresses
 }
 
 // Validate reports every missing part.
@@ -55,6 +60,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Concurrency == 0 {
 		c.Concurrency = 16
+	}
+	if c.Poll == 0 {
+		c.Poll = 50 * time.Millisecond
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

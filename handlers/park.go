@@ -68,7 +68,7 @@ type attendant struct {
 
 // Run works until ctx ends.
 func (a *attendant) Run(ctx context.Context) error {
-	tick := time.NewTicker(250 * time.Millisecond)
+	tick := time.NewTicker(5 * a.cfg.Poll)
 	defer tick.Stop()
 	for {
 		if a.lock.held(ctx) {

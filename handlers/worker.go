@@ -52,20 +52,20 @@ func (w *Worker) Run(ctx context.Context) error {
 	me := uuid.NewString()
 	return serve(ctx, w.cfg.Gate,
 		&reaper{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:reaper", me, 3 * leaseEvery}},
-		&attendant{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:attendant", me, 2 * time.Second}})
+		&attendant{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:attendant", me, 40 * w.cfg.Poll}})
 }
 
 func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane) asynq.Config {
-	check := 50 * time.Millisecond
+	check := w.cfg.Poll
 	if l == tasks.Bulk {
-		check = 250 * time.Millisecond
+		check *= 5
 	}
 	spec, _ := tasks.SpecOf(k)
 	return asynq.Config{
 		Concurrency:              w.cfg.slots(k),
 		Queues:                   map[string]int{tasks.Queue(k, l): 1},
 		TaskCheckInterval:        check,
-		DelayedTaskCheckInterval: 500 * time.Millisecond,
+		DelayedTaskCheckInterval: 10 * w.cfg.Poll,
 		ShutdownTimeout:          spec.Timeout + grace + 10*time.Second,
 		RetryDelayFunc:           retryDelay,
 		IsFailure:                counts,
