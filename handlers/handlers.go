@@ -32,6 +32,8 @@ type Config struct {
 	Poll  time.Duration
 	Log   *slog.Logger // nil means the default logger
 	Fetch *http.Client // for audio at a URL; nil means one that only reaches public addresses
+
+	off map[guard]bool // protections that a test does without
 }
 
 // Validate reports every missing part.
@@ -87,6 +89,7 @@ type Handlers struct {
 	cfg      Config
 	stopping context.Context // ends when no new call may start
 	running  sync.Map        // ids of the tasks that this process is at
+	runs     sync.WaitGroup  // goes on when the queue has given up waiting for a task
 	carpool  carpool
 }
 

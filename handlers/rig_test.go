@@ -42,6 +42,7 @@ func newRig(t *testing.T) *rig {
 		Log: slog.New(slog.DiscardHandler),
 	}
 	r.cfg.Gate = limit.New(limit.Config{Redis: r.redis, Pace: catalogued, Log: r.cfg.Log})
+	r.cfg = r.cfg.Without(switchedOff()...)
 	return r
 }
 

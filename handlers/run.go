@@ -46,6 +46,8 @@ func (h *Handlers) ProcessTask(ctx context.Context, queued *asynq.Task) error {
 		// call: that run's end decides, not a second call.
 		return &handback{after: 5 * time.Second, why: "already running here"}
 	}
+	h.runs.Add(1)
+	defer h.runs.Done()
 	defer h.end(task.ID)
 	return h.live(ctx, task)
 }
@@ -75,10 +77,10 @@ func (h *Handlers) guarded(ctx context.Context, j *job) (err error) {
 // run does the task unless it has ended already.
 func (h *Handlers) run(ctx context.Context, j *job) error {
 	_, err := h.cfg.Store.Head(ctx, tasks.ResultKey(j.task.Tenant, j.task.ID))
-	if err == nil {
+	if err == nil && h.cfg.on(guardResultFirst) {
 		return nil
 	}
-	if !errors.Is(err, storage.ErrNotFound) {
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return fmt.Errorf("look for the result: %w", err)
 	}
 	if j.counts, err = h.counters(ctx, j.task.ID); err != nil {

@@ -205,7 +205,7 @@ func (s *sim) work(name string) *node {
 		Redis: p.redis, Store: bucket{p}, AI: ai, Kinds: s.plan.kinds, Concurrency: 4, Log: log, Poll: 400 * time.Millisecond,
 		Gate: limit.New(limit.Config{Redis: p.redis, Pace: s.pace, Log: log}),
 	}
-	worker, err := handlers.NewWorker(cfg)
+	worker, err := handlers.NewWorker(cfg.Without(switchedOff()...))
 	require.NoError(s.t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	n := &node{p, stop, make(chan error, 1)}
