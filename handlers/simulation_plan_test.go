@@ -27,6 +27,7 @@ type plan struct {
 	store    map[string]storeRates // by method
 	network  networkRates
 	general  []workersaitest.Fault // of the API, whoever asks
+	shut     time.Duration         // how long a gate may stay closed after a spent quota that is met after midnight
 	redisAll bool                  // Redis lost or was set back: its counters say nothing
 }
 
@@ -44,7 +45,6 @@ type errand struct {
 	impostor bool          // with another payload
 	faults   []workersaitest.Fault
 	may      []string // codes with which it may fail; "" means it may complete
-	counted  int      // faults that count as attempts
 	unpaid   int      // faults whose answers are billed but of no use
 }
 
@@ -130,7 +130,7 @@ func (p *plan) drawEvents() {
 	if r.IntN(6) == 0 {
 		p.startAt = 24*time.Hour - between(r, 10*time.Second, p.span)
 		p.general = append(p.general, workersaitest.Fault{Kind: string(p.kinds[0]), From: 3 + r.IntN(10), To: 13, Code: oneOf(r, 4006, 3036)})
-		p.general[0].To = p.general[0].From
+		p.general[0].To, p.shut = p.general[0].From, 6*time.Minute
 	}
 	if r.IntN(4) == 0 {
 		from := 2 + r.IntN(10)
@@ -244,29 +244,22 @@ func (p *plan) drawFaults(r *rand.Rand, e *errand) {
 		switch sort {
 		case 0:
 			f.Status, f.Body = http.StatusBadGateway, "<html>bad gateway</html>"
-			e.counted++
 		case 1:
 			f.Status, f.Body = http.StatusInternalServerError, "caf\xc3" // cut in the middle of a letter
-			e.counted++
 		case 2:
 			f.Code = 3043
-			e.counted++
 		case 3:
 			f.Reset = true
-			e.counted++
 		case 4:
 			f.Status, f.Body = http.StatusOK, "<html>sign in</html>"
 			f.Header = http.Header{"Content-Type": {"text/html"}}
-			e.counted, e.unpaid = e.counted+1, e.unpaid+1
+			e.unpaid++
 		case 5:
 			f.DropAnswer = true
-			e.counted++
 		case 6, 7:
 			f.Cut, f.CutAt = true, r.IntN(60)
-			e.counted++
 		case 8:
 			f.Hang = true
-			e.counted++
 		case 9, 10, 11:
 			f.Delay = between(r, 5*time.Second, 60*time.Second)
 		case 12:

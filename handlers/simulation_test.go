@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,7 +51,7 @@ func TestSimulation(t *testing.T) {
 				s.run()
 				s.check()
 				if len(s.violations) > 0 {
-					t.Errorf("%sreplay with: go test ./handlers -run TestSimulation -sim.seed=%d\n%s", s.plan, seed, strings.Join(s.violations, "\n"))
+					t.Errorf("%sreplay with: go test ./handlers -run TestSimulation -sim.seed=%d\n%s", s.plan, seed, strings.Join(short(s.violations), "\n"))
 				}
 				if *oneSeed != 0 {
 					t.Logf("%s%s", s.plan, s.log.String())
@@ -70,15 +71,16 @@ const canary = "canary-0d9f1c77"
 
 // sim is one run.
 type sim struct {
-	t      *testing.T
-	plan   *plan
-	server *redistest.Server
-	store  *storage.Memory
-	ai     *workersaitest.Server
-	start  time.Time
-	log    *safeBuffer
-	healed atomic.Bool
-	over   chan struct{} // closed when the dead may go
+	t        *testing.T
+	plan     *plan
+	server   *redistest.Server
+	store    *storage.Memory
+	ai       *workersaitest.Server
+	start    time.Time
+	healedAt time.Time
+	log      *safeBuffer
+	healed   atomic.Bool
+	over     chan struct{} // closed when the dead may go
 
 	mu         sync.Mutex
 	processes  []*process
@@ -322,10 +324,20 @@ func (s *sim) outOfReach(do func()) {
 // heal ends all faults.
 func (s *sim) heal() {
 	s.say("HEAL")
+	s.healedAt = time.Now()
 	s.healed.Store(true)
 	s.server.Refuse("")
 	s.everyLink((*redistest.Link).Mend)
 	s.ai.Heal()
+	// A refused account is for a person to mend, who opens its gates.
+	gate := limit.New(limit.Config{Redis: s.server.Client(nil), Pace: s.pace})
+	states, err := gate.States(s.t.Context())
+	require.NoError(s.t, err)
+	for _, g := range states {
+		if g.Held {
+			require.NoError(s.t, gate.Open(s.t.Context(), g.Name))
+		}
+	}
 }
 
 // finish stops everything and lets the dead go.
@@ -399,7 +411,7 @@ func (s *sim) awaitQuiet() {
 	client := s.server.Client(nil)
 	healed := time.Now()
 	var left []string
-	for time.Since(healed) <= most {
+	for time.Since(healed) <= most+s.plan.shut {
 		if left = s.leftovers(client); len(left) == 0 {
 			s.quietAfter = time.Since(healed)
 			s.say("QUIET")
@@ -407,7 +419,15 @@ func (s *sim) awaitQuiet() {
 		}
 		time.Sleep(5 * time.Second)
 	}
-	s.violate("not quiet %v after the faults ended: %s", most, strings.Join(left, ", "))
+	s.violate("not quiet %v after the faults ended: %s", most, strings.Join(short(left), ", "))
+}
+
+// short leaves the first few of a list.
+func short(list []string) []string {
+	if len(list) > 8 {
+		return append(slices.Clone(list[:8]), fmt.Sprintf("  and %d more", len(list)-8))
+	}
+	return list
 }
 
 func (s *sim) newExchange(p *process) (*exchange, int) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 )
@@ -140,6 +141,11 @@ func (w *wire) Read(p []byte) (int, error) {
 		// Silent: what came is dropped, and the client's own time limit ends the wait.
 	}
 }
+
+// A pipe that is closed takes no deadlines; a socket whose other end has gone does.
+func (w *wire) SetDeadline(t time.Time) error      { _ = w.Conn.SetDeadline(t); return nil }
+func (w *wire) SetReadDeadline(t time.Time) error  { _ = w.Conn.SetReadDeadline(t); return nil }
+func (w *wire) SetWriteDeadline(t time.Time) error { _ = w.Conn.SetWriteDeadline(t); return nil }
 
 func (w *wire) Close() error {
 	w.link.mu.Lock()
