@@ -260,6 +260,8 @@ func (s *sim) checkPaid(log []workersaitest.Request) {
 				why = "its answer was lost"
 			case x.caller.takenForDead(x.at, end):
 				why = x.caller.name + " was away"
+			case slices.ContainsFunc(s.forgotAt, func(at time.Time) bool { return at.After(x.at) && at.Before(end) }):
+				why = "Redis lost its memory meanwhile"
 			case s.useless(m[:6], q):
 				why = "its answer was of no use"
 			}

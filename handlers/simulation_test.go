@@ -89,6 +89,7 @@ type sim struct {
 	endedAt    map[string]time.Time // when a result was created
 	asked      map[string]int
 	storeAway  time.Time
+	forgotAt   []time.Time // when Redis lost its memory
 	violations []string
 	outcomes   []*outcome
 	cancelled  map[string]bool // ids whose cancelling was acknowledged
@@ -111,8 +112,9 @@ type outcome struct {
 // node is a worker process; when it goes another takes its place.
 type node struct {
 	*process
-	stop func() // told to stop
-	done chan error
+	stop     func() // told to stop
+	done     chan error
+	replaced bool
 }
 
 type safeBuffer struct {
@@ -210,7 +212,7 @@ func (s *sim) work(name string) *node {
 	worker, err := handlers.NewWorker(cfg.Without(switchedOff()...))
 	require.NoError(s.t, err)
 	ctx, stop := context.WithCancel(context.Background())
-	n := &node{p, stop, make(chan error, 1)}
+	n := &node{process: p, stop: stop, done: make(chan error, 1)}
 	go func() { n.done <- worker.Run(ctx) }()
 	return n
 }
@@ -264,11 +266,13 @@ func (s *sim) happen(e event) {
 		s.everyLink((*redistest.Link).Mend)
 	case "wipe":
 		s.outOfReach(s.server.Wipe)
+		s.forgot()
 	case "set back":
 		var before redistest.Snapshot
 		s.outOfReach(func() { before = s.server.Snapshot() })
 		time.Sleep(e.long)
 		s.outOfReach(func() { s.server.Restore(before) })
+		s.forgot()
 	case "refuse":
 		s.server.Refuse(e.aim)
 		time.Sleep(e.long)
@@ -276,6 +280,13 @@ func (s *sim) happen(e event) {
 	default:
 		panic("no such event: " + e.what)
 	}
+}
+
+// forgot writes down that Redis has lost what it knew of running calls.
+func (s *sim) forgot() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgotAt = append(s.forgotAt, time.Now())
 }
 
 func (p *process) gone() bool {
@@ -286,18 +297,21 @@ func (p *process) gone() bool {
 
 // replace puts a new node where one has gone, as an orchestrator does.
 func (s *sim) replace(i int, gone *node) {
-	fresh := s.work(fmt.Sprintf("%s'", gone.name))
+	s.mu.Lock()
+	again := gone.replaced // two events met one node
+	gone.replaced = true
+	s.mu.Unlock()
+	if again {
+		return
+	}
+	fresh := s.work(gone.name + "'")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.nodes[i] != gone { // two events met one node
-		gone = fresh
-	} else {
-		s.nodes[i] = fresh
-	}
+	s.nodes[i] = fresh
 	s.retired.Go(func() {
 		<-s.over
 		gone.stop()
-		if err := <-gone.done; err != nil && !errors.Is(err, errDead) {
+		if err := <-gone.done; err != nil {
 			s.violate("%s ended with %v", gone.name, err)
 		}
 	})
