@@ -26,20 +26,56 @@ func (j *job) call(ctx context.Context, send func(context.Context) (workersai.Me
 // call sends one request for all that ride in it, on a context that only the kind's
 // time limit ends, and tells the gate what it met.
 func (h *Handlers) call(ctx context.Context, place *limit.Place, riders []*job, send func(context.Context) (workersai.Meta, error)) (workersai.Meta, error) {
-	if err := h.count(ctx, riders); err != nil {
+	err := h.stopped(riders[0].task.Model)
+	if err == nil {
+		err = h.count(ctx, riders)
+	}
+	if err != nil {
 		_, _ = place.Done(ctx, limit.Ended, 0)
 		return workersai.Meta{}, err
 	}
 	failpoint.Hit("before-call")
 	sending, cancel := context.WithTimeout(ctx, riders[0].spec.Timeout)
 	defer cancel()
-	meta, err := send(sending)
+	if !h.cfg.on(guardDetached) {
+		defer context.AfterFunc(riders[0].draining, cancel)()
+	}
+	meta, err := h.send(sending, send)
 	failpoint.Hit("after-call")
+	for _, j := range riders {
+		j.learn(err)
+	}
 	h.tellGate(ctx, place, riders[0].task.Model, err)
 	if err != nil {
 		return meta, fmt.Errorf("ask %s: %w", riders[0].task.Model, err)
 	}
 	return meta, nil
+}
+
+// stopped is the reason not to send a call when the worker has been told to stop.
+func (h *Handlers) stopped(model string) error {
+	if h.stopping.Err() == nil || !h.cfg.on(guardDrain) {
+		return nil
+	}
+	return &limit.PauseError{Model: model, Until: time.Now(), Reason: "worker is stopping"}
+}
+
+// send turns a panic into an error: the call may run on a goroutine of its own, where
+// a panic would end the worker.
+func (h *Handlers) send(ctx context.Context, send func(context.Context) (workersai.Meta, error)) (meta workersai.Meta, err error) {
+	defer h.rescue(&err)
+	return send(ctx)
+}
+
+// learn notes whether a call's outcome is known.
+func (j *job) learn(err error) {
+	api, ok := errors.AsType[*workersai.Error](err)
+	switch {
+	case err == nil:
+		j.answered++
+	case !ok || !api.Lost():
+		j.refused++ // or not sent at all
+	}
 }
 
 // outcomes are the answers that a gate wants to know of.
@@ -74,19 +110,19 @@ func (h *Handlers) tellGate(ctx context.Context, place *limit.Place, model strin
 	}
 }
 
-// turn bounds the wait for a call: the deadline ends it, and, while nothing has been
-// paid for in this run, the stop of the worker too.
+// turn bounds the wait for a call: the deadline, a person's cancel and the stop of the
+// worker end it. What was paid for so far is stored.
 func (j *job) turn(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithDeadlineCause(ctx, j.task.Deadline, deadlineExceeded(j.task.Deadline))
-	if !j.startedAt.IsZero() {
-		return ctx, cancel
-	}
-	ctx, drain := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(j.draining, func() {
-		drain(&limit.PauseError{Model: j.task.Model, Until: time.Now(), Reason: "worker is stopping"})
+	ctx, end := context.WithCancelCause(ctx)
+	drained := context.AfterFunc(j.draining, func() {
+		end(&limit.PauseError{Model: j.task.Model, Until: time.Now(), Reason: "worker is stopping"})
 	})
-	return ctx, func() { stop(); drain(nil); cancel() }
+	cancelled := context.AfterFunc(j.cancelled, func() { end(errCancelled) })
+	return ctx, func() { drained(); cancelled(); end(nil); cancel() }
 }
+
+var errCancelled = &tasks.Failure{Code: "cancelled", Message: "cancelled before it was done"}
 
 // pass waits at the gate. The first call of a run may be handed back to the queue;
 // a later one waits in place, since what was paid for so far is in memory only.
@@ -114,7 +150,7 @@ func (j *job) pass(ctx context.Context) (*limit.Place, error) {
 	return place, err
 }
 
-func deadlineExceeded(at time.Time) error {
+func deadlineExceeded(at time.Time) *tasks.Failure {
 	return &tasks.Failure{
 		Code:    "deadline_exceeded",
 		Message: "its deadline " + at.UTC().Format(time.RFC3339) + " passed before its turn",

@@ -14,24 +14,34 @@ import (
 type counters struct {
 	attempts  int  // runs that sent a call
 	calls     int  // calls sent
+	settled   int  // of these, those that the API refused: nothing was billed
 	unpaid    int  // attempts given back: the API was closed, not the task at fault
+	crashes   int  // workers that died while they were at it
 	cancelled bool // a person wants it to end
 }
 
 // spent is how many attempts count against the task.
 func (c counters) spent() int { return c.attempts - c.unpaid }
 
-func (h *Handlers) counters(ctx context.Context, id string) (counters, error) {
-	values, err := h.cfg.Redis.HMGet(ctx, tasks.LiveKey(id), "attempts", "calls", "unpaid", "cancelled").Result()
-	if err != nil {
-		return counters{}, fmt.Errorf("read the counters: %w", err)
-	}
+// countersOf reads them as takeUp gives them.
+func countersOf(values []any) counters {
 	number := func(i int) int {
 		s, _ := values[i].(string)
 		n, _ := strconv.Atoi(s)
 		return n
 	}
-	return counters{attempts: number(0), calls: number(1), unpaid: number(2), cancelled: values[3] != nil}, nil
+	return counters{
+		attempts: number(0), calls: number(1), settled: number(2), unpaid: number(3), crashes: number(4), cancelled: values[5] != nil,
+	}
+}
+
+// readCounters looks at a task that nobody here is at.
+func (h *Handlers) readCounters(ctx context.Context, id string) (counters, error) {
+	values, err := h.cfg.Redis.HMGet(ctx, tasks.LiveKey(id), "attempts", "calls", "settled", "unpaid", "crashes", "cancelled").Result()
+	if err != nil {
+		return counters{}, fmt.Errorf("read the counters: %w", err)
+	}
+	return countersOf(values), nil
 }
 
 // count writes down that a call is about to be sent for these tasks. A call that cannot
@@ -46,7 +56,7 @@ func (h *Handlers) count(ctx context.Context, riders []*job) error {
 		}
 		pipe.ExpireAt(ctx, key, j.task.Deadline.Add(tasks.LiveTTL))
 	}
-	if _, err := pipe.Exec(ctx); err != nil {
+	if _, err := pipe.Exec(ctx); err != nil && h.cfg.on(guardCount) {
 		return fmt.Errorf("count the call: %w", err)
 	}
 	for _, j := range riders {
@@ -60,29 +70,38 @@ func (h *Handlers) count(ctx context.Context, riders []*job) error {
 }
 
 // giveBack makes the current attempt uncounted.
-func (h *Handlers) giveBack(ctx context.Context, j *job) {
-	if j.startedAt.IsZero() {
+func (j *job) giveBack() {
+	if j.startedAt.IsZero() || j.givenBack {
 		return
 	}
+	j.givenBack = true
 	j.counts.unpaid++
-	if err := h.cfg.Redis.HIncrBy(ctx, tasks.LiveKey(j.task.ID), "unpaid", 1).Err(); err != nil {
-		h.cfg.Log.Warn("attempt stays counted", "task", j.task.ID, "error", err)
-	}
+}
+
+// unsettled is how many calls were sent whose outcome nobody learned, or whose answer
+// was lost before it was stored: each may have been billed for nothing.
+func (j *job) unsettled() int {
+	return max(0, j.counts.calls-j.counts.settled-j.refused-j.answered)
 }
 
 // announce leaves the result where those who wait without a bucket find it, for a
-// while. Large results are left to the bucket.
-func (h *Handlers) announce(ctx context.Context, id string, document []byte) {
+// while, and ends the run. Large results are left to the bucket.
+func (h *Handlers) announce(ctx context.Context, j *job, document []byte) {
 	const most = 64 << 10
-	key := tasks.LiveKey(id)
-	pipe := h.cfg.Redis.TxPipeline()
+	key := tasks.LiveKey(j.task.ID)
+	queue := tasks.Queue(j.task.Kind, j.task.Lane)
+	pipe := h.cfg.Redis.Pipeline()
 	if len(document) <= most {
 		pipe.HSet(ctx, key, "result", document)
 	}
+	pipe.HDel(ctx, key, "holder")
 	pipe.Expire(ctx, key, tasks.LiveTTL)
+	pipe.ZRem(ctx, tasks.DeadlinesKey(queue), j.task.ID)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if _, err := pipe.Exec(ctx); err != nil {
-		h.cfg.Log.Debug("result not announced", "task", id, "error", err)
+		h.cfg.Log.Debug("result not announced", "task", j.task.ID, "error", err)
+		return
 	}
+	j.held = false
 }

@@ -2,6 +2,9 @@ package handlers
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"time"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -20,8 +23,13 @@ func (h *Handlers) embedding(ctx context.Context, j *job, p tasks.Embedding) (*o
 		return answer.Vectors, meta, nil
 	})
 	out := tasks.EmbeddingOutput{Vectors: make([][]float32, 0, len(p.Texts))}
-	for _, texts := range parts(p.Texts, line.row) {
-		vectors, err := line.ride(ctx, j, texts)
+	all := parts(p.Texts, line.row)
+	for i, texts := range all {
+		ask := func() ([][]float32, error) { return line.ride(ctx, j, texts) }
+		if len(all) > 1 {
+			ask = func() ([][]float32, error) { return h.onePart(ctx, j, line, i, texts) }
+		}
+		vectors, err := ask()
 		if err != nil {
 			return nil, err
 		}
@@ -29,6 +37,32 @@ func (h *Handlers) embedding(ctx context.Context, j *job, p tasks.Embedding) (*o
 		out.Vectors = append(out.Vectors, vectors...)
 	}
 	return &output{result: out}, nil
+}
+
+// onePart is the answer to one of several parts, paid for once.
+func (h *Handlers) onePart(ctx context.Context, j *job, line *line[[]float32], i int, texts []string) ([][]float32, error) {
+	var vectors [][]float32
+	stored, err := h.storedAnswer(ctx, j, i)
+	if err != nil {
+		return nil, err
+	}
+	if stored != nil && json.Unmarshal(stored.Output, &vectors) == nil && len(vectors) == len(texts) {
+		return vectors, nil
+	}
+	before := j.neurons
+	if vectors, err = line.ride(ctx, j, texts); err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(vectors)
+	if err != nil {
+		return nil, fmt.Errorf("encode the vectors: %w", err)
+	}
+	storing, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := h.storeAnswer(storing, j, i, answer{Neurons: j.neurons - before, Output: body}); err != nil {
+		h.cfg.Log.Warn("a part's answer is in memory only", "task", j.task.ID, "error", clean(err.Error()))
+	}
+	return vectors, nil
 }
 
 // parts cuts texts by count and, where the model sums tokens over a call, by size.

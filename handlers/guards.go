@@ -27,12 +27,13 @@ const (
 	guardExpired     guard = "expired"      // tasks past their deadline end although nobody runs them
 	guardArchived    guard = "archived"     // archived tasks get their failure document
 	guardPending     guard = "pending"      // accepted tasks that Redis lost come back
+	guardDamp        guard = "damp"         // a Redis that refuses is not asked without pause
 )
 
 var guards = []guard{
 	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardCount, guardHold, guardAnswer, guardClean,
 	guardRecover, guardDrain, guardCancel, guardDeadline, guardPoison, guardAlone, guardLeases, guardStranded, guardCorrupt,
-	guardExpired, guardArchived, guardPending,
+	guardExpired, guardArchived, guardPending, guardDamp,
 }
 
 // on reports whether a protection is in force.

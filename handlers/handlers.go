@@ -88,19 +88,23 @@ func (c Config) slots(k tasks.Kind) int {
 type Handlers struct {
 	cfg      Config
 	stopping context.Context // ends when no new call may start
-	running  sync.Map        // ids of the tasks that this process is at
+	running  sync.Map        // *job by id: the tasks that this process is at
 	runs     sync.WaitGroup  // goes on when the queue has given up waiting for a task
+	presence *presence
+	room     room
 	carpool  carpool
 }
 
 func newHandlers(cfg Config, stopping context.Context) *Handlers {
-	return &Handlers{cfg: cfg.withDefaults(), stopping: stopping}
+	h := &Handlers{cfg: cfg.withDefaults(), stopping: stopping, presence: newPresence(cfg.Redis), room: newRoom()}
+	h.presence.onLoss, h.presence.onBeat = h.holdAgain, h.heedCancels
+	return h
 }
 
 // begin claims a task for this process; false when it runs here already.
-func (h *Handlers) begin(id string) bool {
-	_, taken := h.running.LoadOrStore(id, true)
-	return !taken
+func (h *Handlers) begin(j *job) bool {
+	_, taken := h.running.LoadOrStore(j.task.ID, j)
+	return !taken || !h.cfg.on(guardOneRun)
 }
 
-func (h *Handlers) end(id string) { h.running.Delete(id) }
+func (h *Handlers) end(j *job) { h.running.CompareAndDelete(j.task.ID, j) }

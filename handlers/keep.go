@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/failpoint"
@@ -21,6 +22,27 @@ type file struct {
 	name        string // "image.png"
 	contentType string
 	body        io.ReadSeeker
+	stored      bool // by an earlier run
+}
+
+// describe reads a file; its text comes too where it is one.
+func (f *file) describe(j *job) (tasks.Artefact, *string, error) {
+	var text strings.Builder
+	sum := sha256.New()
+	into := io.Writer(sum)
+	if strings.HasPrefix(f.contentType, "text/") {
+		into = io.MultiWriter(sum, &text)
+	}
+	n, err := io.Copy(into, f.body)
+	if err != nil {
+		return tasks.Artefact{}, nil, fmt.Errorf("read %s: %w", f.name, err)
+	}
+	a := tasks.Artefact{Key: j.key(f.name), ContentType: f.contentType, Bytes: n, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	if text.Len() == 0 {
+		return a, nil, nil
+	}
+	body := text.String()
+	return a, &body, nil
 }
 
 // grace is how long a paid answer is held while the bucket does not take it.
@@ -30,36 +52,17 @@ const grace = 2 * time.Minute
 func (h *Handlers) keep(ctx context.Context, j *job, out *output) error {
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	result := j.result(tasks.Completed)
-	for _, f := range out.files {
-		a, err := h.putFile(ctx, j, f)
-		if err != nil {
-			return err
-		}
-		result.Artefacts = append(result.Artefacts, a)
-		failpoint.Hit("after-artefact")
-	}
 	body, err := json.Marshal(out.result)
 	if err != nil {
 		return fmt.Errorf("encode the output: %w", err)
 	}
-	result.Output = body
-	return h.finish(ctx, j, result)
-}
-
-func (h *Handlers) putFile(ctx context.Context, j *job, f file) (tasks.Artefact, error) {
-	sum := sha256.New()
-	n, err := io.Copy(sum, f.body)
+	files, err := h.storeFiles(ctx, j, out, body)
 	if err != nil {
-		return tasks.Artefact{}, fmt.Errorf("read %s: %w", f.name, err)
+		return err
 	}
-	a := tasks.Artefact{Key: j.key(f.name), ContentType: f.contentType, Bytes: n, SHA256: hex.EncodeToString(sum.Sum(nil))}
-	return a, persist(ctx, func() error {
-		if _, err := f.body.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-		return h.cfg.Store.Put(ctx, a.Key, f.body, f.contentType)
-	})
+	result := j.result(tasks.Completed)
+	result.Output, result.Artefacts = body, files
+	return h.finish(ctx, j, result)
 }
 
 // finish writes the one document that ends a task. When another run was first, its
@@ -70,26 +73,51 @@ func (h *Handlers) finish(ctx context.Context, j *job, r tasks.Result) error {
 		return fmt.Errorf("encode the result: %w", err)
 	}
 	failpoint.Hit("before-result")
-	err = persist(ctx, func() error {
-		return h.cfg.Store.Create(ctx, tasks.ResultKey(j.task.Tenant, j.task.ID), bytes.NewReader(document), "application/json")
+	create := h.cfg.Store.Create
+	if !h.cfg.on(guardCreateOnly) {
+		create = h.cfg.Store.Put
+	}
+	err = h.persist(ctx, func() error {
+		return create(ctx, tasks.ResultKey(j.task.Tenant, j.task.ID), bytes.NewReader(document), "application/json")
 	})
 	if errors.Is(err, storage.ErrExists) {
-		return nil
+		return h.yield(ctx, j, r)
 	}
 	if err != nil {
 		return fmt.Errorf("store the result: %w", err)
 	}
 	failpoint.Hit("after-result")
-	h.announce(ctx, j.task.ID, document)
+	h.announce(ctx, j, document)
 	h.logEnd(j, r)
 	return nil
+}
+
+// yield leaves the end of a task to the run that was first. A failure that came second
+// to a completion is not listed.
+func (h *Handlers) yield(ctx context.Context, j *job, r tasks.Result) error {
+	if r.Status != tasks.Failed {
+		return nil
+	}
+	body, err := h.cfg.Store.Get(ctx, tasks.ResultKey(j.task.Tenant, j.task.ID))
+	if err != nil {
+		return fmt.Errorf("read the result that was first: %w", err)
+	}
+	defer body.Close()
+	var first tasks.Result
+	if err := json.NewDecoder(body).Decode(&first); err != nil {
+		return fmt.Errorf("read the result that was first: %w", err)
+	}
+	if first.Status == tasks.Failed {
+		return nil
+	}
+	return h.cfg.Store.Delete(ctx, tasks.DeadKey(j.task.Tenant, j.task.ID))
 }
 
 // result begins the document of a task.
 func (j *job) result(s tasks.Status) tasks.Result {
 	r := tasks.Result{
 		ID: j.task.ID, Kind: j.task.Kind, Status: s, Model: j.task.Model,
-		Artefacts: []tasks.Artefact{}, Usage: tasks.Usage{Neurons: j.neurons, Calls: j.counts.calls},
+		Artefacts: []tasks.Artefact{}, Usage: tasks.Usage{Neurons: j.neurons, Calls: j.counts.calls, Unsettled: j.unsettled(), CountedSince: j.task.RecoveredAt},
 		CreatedAt: j.task.CreatedAt, FinishedAt: time.Now().UTC(),
 		Attempts: j.counts.spent(), Metadata: j.task.Metadata, Digest: j.task.Digest,
 	}
@@ -105,10 +133,10 @@ func (j *job) result(s tasks.Status) tasks.Result {
 
 // persist repeats a write while what it writes has been paid for: giving up would
 // mean paying again.
-func persist(ctx context.Context, write func() error) error {
+func (h *Handlers) persist(ctx context.Context, write func() error) error {
 	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
 		err := write()
-		if err == nil || errors.Is(err, storage.ErrExists) || errors.Is(err, storage.ErrInvalidKey) {
+		if err == nil || !h.cfg.on(guardHold) || errors.Is(err, storage.ErrExists) || errors.Is(err, storage.ErrInvalidKey) {
 			return err
 		}
 		select {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -19,9 +20,18 @@ type job struct {
 	task      tasks.Task
 	spec      tasks.Spec
 	counts    counters
+	held      bool            // this process is the task's holder
+	inBody    atomic.Bool     // it may send calls
 	draining  context.Context // ends when the worker stops or the queue takes the task back
-	startedAt time.Time       // of the first call in this run; zero before it
+	cancelled context.Context // ends when a person cancels the task
+	cancel    context.CancelFunc
+	startedAt time.Time // of the first call in this run; zero before it
+	refused   int       // calls of this run that cost nothing
+	answered  int       // calls whose answers this run has
+	givenBack bool      // this run does not count as an attempt
 	neurons   float64
+	answers   []string // keys of stored answers
+	raw       []byte   // what could not be decoded
 }
 
 // output is what a kind's work came to.
@@ -39,39 +49,43 @@ func (h *Handlers) ProcessTask(ctx context.Context, queued *asynq.Task) error {
 	id, _ := asynq.GetTaskID(ctx)
 	task, err := tasks.Decode(queued.Payload())
 	if err != nil {
-		return h.refuse(ctx, id, queued.Type(), err)
-	}
-	if !h.begin(task.ID) {
-		// The queue gave the task out again while the first run still holds a paid
-		// call: that run's end decides, not a second call.
-		return &handback{after: 5 * time.Second, why: "already running here"}
+		return h.refuse(ctx, id, queued, err)
 	}
 	h.runs.Add(1)
 	defer h.runs.Done()
-	defer h.end(task.ID)
-	return h.live(ctx, task)
-}
-
-// live runs a task and settles how it ended. It may pay and must then store, so only
-// our own time limits end it; a lost lease or a stopping worker does not.
-func (h *Handlers) live(ctx context.Context, task tasks.Task) error {
 	draining, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(h.stopping, stop)()
 	j := &job{h: h, task: task, draining: draining}
+	j.cancelled, j.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	defer j.cancel()
+	if !h.begin(j) {
+		// The queue gave the task out again while the first run still holds a paid
+		// call: that run's end decides, not a second call.
+		return &handback{after: 5 * time.Second, why: "already running here"}
+	}
+	defer h.end(j)
+	// It may pay and must then store, so only our own time limits end it; a lost lease
+	// or a stopping worker does not.
 	ctx = context.WithoutCancel(ctx)
 	return h.settle(ctx, j, h.guarded(ctx, j))
 }
 
 // guarded turns a panic into the task's failure: it would come again the same way.
 func (h *Handlers) guarded(ctx context.Context, j *job) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			h.cfg.Log.Error("a handler panicked", "task", j.task.ID, "kind", j.task.Kind, "panic", r, "stack", string(debug.Stack()))
-			err = &tasks.Failure{Code: "internal_error", Message: "the worker failed on this task; its log says where"}
-		}
-	}()
+	defer h.rescue(&err)
 	return h.run(ctx, j)
+}
+
+// rescue makes a panic an error.
+func (h *Handlers) rescue(err *error) {
+	if !h.cfg.on(guardRecover) {
+		return
+	}
+	if r := recover(); r != nil {
+		h.cfg.Log.Error("a handler panicked", "panic", clean(fmt.Sprint(r)), "stack", string(debug.Stack()))
+		*err = &tasks.Failure{Code: "internal_error", Message: "the worker failed on this task; its log says where"}
+	}
 }
 
 // run does the task unless it has ended already.
@@ -83,23 +97,66 @@ func (h *Handlers) run(ctx context.Context, j *job) error {
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return fmt.Errorf("look for the result: %w", err)
 	}
-	if j.counts, err = h.counters(ctx, j.task.ID); err != nil {
+	j.spec, _ = tasks.SpecOf(j.task.Kind)
+	leave, err := h.enter(ctx, j)
+	if err != nil {
 		return err
 	}
-	if j.counts.cancelled {
-		return &tasks.Failure{Code: "cancelled", Message: "cancelled before it ran"}
+	defer leave()
+	if err := h.ended(j); err != nil {
+		return err
 	}
-	if !time.Now().Before(j.task.Deadline) {
-		return deadlineExceeded(j.task.Deadline)
-	}
-	j.spec, _ = tasks.SpecOf(j.task.Kind)
 	payload, err := j.task.Input(ctx, h.cfg.Store)
 	if err != nil {
 		return err
 	}
-	out, err := h.work(ctx, j, payload)
+	out, err := h.resume(ctx, j)
+	if err == nil && out == nil {
+		out, err = h.work(ctx, j, payload)
+	}
 	if err != nil {
 		return err
 	}
 	return h.keep(ctx, j, out)
+}
+
+// enter makes this process the task's holder, in the company that suits it.
+func (h *Handlers) enter(ctx context.Context, j *job) (leave func(), err error) {
+	waiting, stop := j.turn(ctx)
+	defer stop()
+	h.presence.await(waiting, j.task)
+	if leave, err = h.room.enter(waiting, 0); err != nil {
+		return nil, err
+	}
+	j.inBody.Store(true)
+	err = h.take(ctx, j)
+	if err == nil && j.counts.crashes > 0 && h.cfg.on(guardAlone) && h.ended(j) == nil {
+		// While a suspect waits for its company it is at nothing, and not to blame.
+		j.inBody.Store(false)
+		h.release(ctx, j)
+		leave()
+		if leave, err = h.room.enter(waiting, j.counts.crashes); err != nil {
+			return nil, err
+		}
+		j.inBody.Store(true)
+		err = h.take(ctx, j)
+	}
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
+}
+
+// ended is how a task ends without being done.
+func (h *Handlers) ended(j *job) error {
+	switch {
+	case (j.counts.cancelled || j.task.Cancelled) && h.cfg.on(guardCancel):
+		return errCancelled
+	case j.counts.crashes >= crashLimit && h.cfg.on(guardPoison):
+		return &tasks.Failure{Code: "poisoned", Message: fmt.Sprintf("%d workers died while they were at it", j.counts.crashes)}
+	case !time.Now().Before(j.task.Deadline) && h.cfg.on(guardDeadline):
+		return deadlineExceeded(j.task.Deadline)
+	}
+	return nil
 }

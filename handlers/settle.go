@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/neuronmill/neuronmill/internal/failpoint"
 	"github.com/neuronmill/neuronmill/tasks"
 )
@@ -18,6 +19,7 @@ func (h *Handlers) settle(ctx context.Context, j *job, err error) error {
 			return err
 		}
 	}
+	defer h.release(ctx, j)
 	failpoint.Hit("before-pending-delete")
 	// A record that stays is no harm: the reaper brings the task again, and it is
 	// acknowledged by its result.
@@ -26,6 +28,7 @@ func (h *Handlers) settle(ctx context.Context, j *job, err error) error {
 			return &handback{after: 5 * time.Second, why: "delete the pending record: " + clean(err.Error())}
 		}
 	}
+	h.forgetAnswers(ctx, j)
 	failpoint.Hit("before-ack")
 	return nil
 }
@@ -36,8 +39,9 @@ func (h *Handlers) carryOut(ctx context.Context, j *job, v verdict) error {
 		return h.fail(ctx, j, v.fail)
 	}
 	if v.uncounted {
-		h.giveBack(ctx, j)
+		j.giveBack()
 	}
+	h.release(ctx, j)
 	h.logAgain(j, v)
 	if v.park {
 		return h.park(ctx, j.task, v.why)
@@ -50,24 +54,44 @@ func (h *Handlers) carryOut(ctx context.Context, j *job, v verdict) error {
 func (h *Handlers) fail(ctx context.Context, j *job, f *tasks.Failure) error {
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	whole, err := json.Marshal(j.task)
+	r := j.result(tasks.Failed)
+	r.Error = &tasks.Failure{Code: f.Code, Message: clean(f.Message)}
+	err := h.leaveTask(ctx, j, r)
 	if err == nil {
-		err = h.cfg.Store.Put(ctx, j.key("task.json"), bytes.NewReader(whole), "application/json")
-	}
-	if err == nil {
-		r := j.result(tasks.Failed)
-		r.Error = f
 		err = h.finish(ctx, j, r)
 	}
 	if err != nil {
+		h.release(ctx, j)
 		return &handback{after: backoff(3), why: "store the failure: " + clean(err.Error())}
 	}
 	return nil
 }
 
+// leaveTask puts the failed task where it can be found and run again.
+func (h *Handlers) leaveTask(ctx context.Context, j *job, r tasks.Result) error {
+	whole := j.raw
+	if whole == nil {
+		var err error
+		if whole, err = json.Marshal(j.task); err != nil {
+			return err
+		}
+	}
+	if err := h.cfg.Store.Put(ctx, j.key("task.json"), bytes.NewReader(whole), "application/json"); err != nil {
+		return err
+	}
+	if r.Error.Code == errCancelled.Code {
+		return nil // as wanted: nobody looks for it among the failures
+	}
+	entry, err := json.Marshal(tasks.DeadOf(r))
+	if err != nil {
+		return err
+	}
+	return h.cfg.Store.Put(ctx, tasks.DeadKey(j.task.Tenant, j.task.ID), bytes.NewReader(entry), "application/json")
+}
+
 // refuse ends what cannot be decoded: it would fail the same way every time.
-func (h *Handlers) refuse(ctx context.Context, id, kind string, err error) error {
-	j := &job{h: h, task: tasks.Task{ID: id, Tenant: "default", Kind: tasks.Kind(kind), CreatedAt: time.Now().UTC()}}
+func (h *Handlers) refuse(ctx context.Context, id string, queued *asynq.Task, err error) error {
+	j := &job{h: h, raw: queued.Payload(), task: tasks.Task{ID: id, Tenant: "default", Kind: tasks.Kind(queued.Type()), CreatedAt: time.Now().UTC()}}
 	failure := &tasks.Failure{Code: "payload_invalid", Message: clean(err.Error())}
 	return h.fail(context.WithoutCancel(ctx), j, failure)
 }

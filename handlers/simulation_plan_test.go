@@ -154,6 +154,7 @@ func (p *plan) drawErrands() {
 			if r.IntN(4) == 0 {
 				twin.impostor, twin.mark = true, fmt.Sprintf("q%04dw", i)
 				twin.payload = withMark(e.payload, twin.mark)
+				twin.options = append(slices.Clone(e.options), tasks.WithMetadata(map[string]string{"sim": twin.mark}))
 			}
 			p.errands = append(p.errands, &twin)
 		}

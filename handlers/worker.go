@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/hibiken/asynq"
 	"github.com/neuronmill/neuronmill/tasks"
 	"golang.org/x/sync/errgroup"
@@ -32,6 +31,11 @@ func NewWorker(cfg Config) (*Worker, error) {
 // task can take the slots of interactive work.
 func (w *Worker) Run(ctx context.Context) error {
 	h := newHandlers(w.cfg, ctx)
+	quiet := &damper{log: w.cfg.Log, stopping: ctx}
+	if w.cfg.on(guardDamp) {
+		w.cfg.Redis.AddHook(quiet)
+	}
+	defer h.present(ctx)()
 	var servers []*asynq.Server
 	defer func() {
 		var g errgroup.Group
@@ -43,20 +47,34 @@ func (w *Worker) Run(ctx context.Context) error {
 	}()
 	for _, k := range w.cfg.Kinds {
 		for _, l := range []tasks.Lane{tasks.Interactive, tasks.Bulk} {
-			s := asynq.NewServerFromRedisClient(w.cfg.Redis, w.serverConfig(k, l))
+			s := asynq.NewServerFromRedisClient(w.cfg.Redis, w.serverConfig(k, l, quiet))
 			if err := s.Start(h); err != nil {
 				return fmt.Errorf("start the server of %s: %w", tasks.Queue(k, l), err)
 			}
 			servers = append(servers, s)
 		}
 	}
-	me := uuid.NewString()
+	me := h.presence.me
 	return serve(ctx, w.cfg.Gate,
-		&reaper{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:reaper", me, 3 * leaseEvery}},
+		&reaper{h, lock{w.cfg.Redis, "neuronmill:reaper", me, 3 * leaseEvery}},
+		&sweeper{h, lock{w.cfg.Redis, "neuronmill:sweeper", me, 6 * sweepTick}},
 		&attendant{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:attendant", me, 40 * w.cfg.Poll}})
 }
 
-func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane) asynq.Config {
+// present shows the fleet that this process lives until gone is called, which is when
+// its last task has ended.
+func (h *Handlers) present(ctx context.Context) (gone func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	h.presence.beat(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = h.presence.Run(ctx)
+	}()
+	return func() { cancel(); <-done }
+}
+
+func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane, quiet *damper) asynq.Config {
 	check := w.cfg.Poll
 	if l == tasks.Bulk {
 		check *= 5
@@ -70,7 +88,7 @@ func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane) asynq.Config {
 		ShutdownTimeout:          spec.Timeout + grace + 10*time.Second,
 		RetryDelayFunc:           retryDelay,
 		IsFailure:                counts,
-		Logger:                   asynqLog{w.cfg.Log},
+		Logger:                   asynqLog{w.cfg.Log, quiet},
 		LogLevel:                 asynq.WarnLevel,
 	}
 }
@@ -91,14 +109,25 @@ func retryDelay(_ int, err error, _ *asynq.Task) time.Duration {
 // never archive a task by itself.
 func counts(error) bool { return false }
 
-// asynqLog lets the queue speak through our logger.
-type asynqLog struct{ log *slog.Logger }
+// asynqLog lets the queue speak through our logger. What it says while Redis refuses
+// has been said once already.
+type asynqLog struct {
+	log   *slog.Logger
+	quiet *damper
+}
 
-func (l asynqLog) Debug(args ...any) { l.log.Debug(clean(fmt.Sprint(args...))) }
-func (l asynqLog) Info(args ...any)  { l.log.Debug(clean(fmt.Sprint(args...))) }
-func (l asynqLog) Warn(args ...any)  { l.log.Warn(clean(fmt.Sprint(args...))) }
-func (l asynqLog) Error(args ...any) { l.log.Error(clean(fmt.Sprint(args...))) }
+func (l asynqLog) say(level slog.Level, args []any) {
+	if l.quiet.sick() {
+		level = slog.LevelDebug
+	}
+	l.log.Log(context.Background(), level, clean(fmt.Sprint(args...)))
+}
+
+func (l asynqLog) Debug(args ...any) { l.say(slog.LevelDebug, args) }
+func (l asynqLog) Info(args ...any)  { l.say(slog.LevelDebug, args) }
+func (l asynqLog) Warn(args ...any)  { l.say(slog.LevelWarn, args) }
+func (l asynqLog) Error(args ...any) { l.say(slog.LevelError, args) }
 func (l asynqLog) Fatal(args ...any) {
-	l.log.Error(clean(fmt.Sprint(args...)))
+	l.say(slog.LevelError, args)
 	os.Exit(1)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/neuronmill/neuronmill/storage"
@@ -20,15 +21,29 @@ const (
 	perPipeline = 200       // tasks in one round trip to Redis
 )
 
+// batch is some requests on their way through acceptance, side by side.
+type batch struct {
+	tasks    []Task
+	accepted []Accepted
+	errs     []error
+	keyed    []bool
+}
+
 // EnqueueMany accepts many tasks; receipts and errors stand in the order of the
 // requests. Records are written in parallel and Redis is asked in one round trip for
 // every 200 tasks.
 func (c *Client) EnqueueMany(ctx context.Context, requests []Request) ([]Accepted, []error) {
-	now := time.Now()
-	tasks := make([]Task, len(requests))
-	accepted := make([]Accepted, len(requests))
-	errs := make([]error, len(requests))
-	keyed := make([]bool, len(requests))
+	accepted, errs := make([]Accepted, 0, len(requests)), make([]error, 0, len(requests))
+	for some := range slices.Chunk(requests, perPipeline) {
+		b := c.accept(ctx, some)
+		accepted, errs = append(accepted, b.accepted...), append(errs, b.errs...)
+	}
+	return accepted, errs
+}
+
+func (c *Client) accept(ctx context.Context, requests []Request) batch {
+	n, now := len(requests), time.Now()
+	b := batch{make([]Task, n), make([]Accepted, n), make([]error, n), make([]bool, n)}
 	var g errgroup.Group
 	g.SetLimit(recordsOnce)
 	for i, r := range requests {
@@ -36,112 +51,123 @@ func (c *Client) EnqueueMany(ctx context.Context, requests []Request) ([]Accepte
 		for _, set := range r.Options {
 			set(&o)
 		}
-		if tasks[i], errs[i] = c.prepare(r.Payload, o, now); errs[i] != nil {
+		if b.tasks[i], b.errs[i] = c.prepare(r.Payload, o, now); b.errs[i] != nil {
 			continue
 		}
-		keyed[i] = o.IdempotencyKey != ""
+		b.keyed[i] = o.IdempotencyKey != ""
 		g.Go(func() error {
-			accepted[i].Existing, errs[i] = c.record(ctx, &tasks[i], keyed[i])
+			b.accepted[i].Existing, b.errs[i] = c.record(ctx, &b.tasks[i], b.keyed[i])
 			return nil
 		})
 	}
-	_ = g.Wait()
+	_ = g.Wait() // each has its own error
 
 	var queue []int
-	for i, t := range tasks {
-		if errs[i] != nil {
+	for i, t := range b.tasks {
+		if b.errs[i] != nil {
 			continue
 		}
-		accepted[i].ID, accepted[i].Kind, accepted[i].Lane, accepted[i].Model = t.ID, t.Kind, t.Lane, t.Model
-		accepted[i].Durability = "redis"
-		if t.Pending || accepted[i].Existing && c.cfg.Store != nil {
-			accepted[i].Durability = "store"
+		a := &b.accepted[i]
+		a.ID, a.Kind, a.Lane, a.Model, a.Durability = t.ID, t.Kind, t.Lane, t.Model, InRedis
+		if t.Pending {
+			a.Durability = InStore
 		}
-		if !c.ended(ctx, t, accepted[i].Existing) {
+		if !c.ended(ctx, t, a.Existing) {
 			queue = append(queue, i)
 		}
 	}
-	for len(queue) > 0 {
-		n := min(len(queue), perPipeline)
-		c.push(ctx, tasks, queue[:n], keyed, errs)
-		queue = queue[n:]
+	if len(queue) > 0 {
+		c.push(ctx, b, queue, now)
 	}
-	return accepted, errs
+	return b
 }
+
+// recordsFresh is how long nobody but the caller looks at a pending record.
+const recordsFresh = 30 * time.Second
 
 // push enqueues some of the tasks; where that fails their records go, so that an error
 // means what it says.
-func (c *Client) push(ctx context.Context, tasks []Task, which []int, keyed []bool, errs []error) {
+func (c *Client) push(ctx context.Context, b batch, which []int, begun time.Time) {
 	some := make([]Task, len(which))
 	for j, i := range which {
-		some[j] = tasks[i]
+		some[j] = b.tasks[i]
 	}
 	for j, err := range c.queueAll(ctx, some) {
 		if err == nil {
 			continue
 		}
 		i := which[j]
-		errs[i] = fmt.Errorf("enqueue %s: %w", tasks[i].ID, err)
-		// The script may have run although its answer was lost, and a record that
-		// another caller may count on is not ours to take back.
-		if !keyed[i] && refused(err) && c.withdraw(tasks[i]) == nil {
+		b.errs[i] = fmt.Errorf("enqueue %s: %w", b.tasks[i].ID, err)
+		// The script may have run although its answer was lost; a record that another
+		// caller may count on is not ours to take back; and one that has grown old may
+		// have been found.
+		if !b.keyed[i] && refused(err) && time.Since(begun) < recordsFresh && c.withdraw(b.tasks[i]) == nil {
 			continue
 		}
-		errs[i] = fmt.Errorf("enqueue %s: %w: %w", tasks[i].ID, ErrUnknownOutcome, err)
+		b.errs[i] = fmt.Errorf("enqueue %s: %w: %w", b.tasks[i].ID, ErrUnknownOutcome, err)
 	}
 }
 
 // withdraw removes the record of a task that Redis refused. It is done even when the
 // caller has gone.
 func (c *Client) withdraw(t Task) error {
-	if !t.Pending {
+	if c.cfg.Store == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return c.cfg.Store.Delete(ctx, PendingKey(t.Tenant, t.ID))
+	if t.Pending {
+		if err := c.cfg.Store.Delete(ctx, PendingKey(t.Tenant, t.ID)); err != nil {
+			return err
+		}
+	}
+	if t.InputKey != "" {
+		_ = c.cfg.Store.Delete(ctx, t.InputKey) // what stays is litter, no task
+	}
+	return nil
 }
 
-// record writes what makes an accepted task outlive Redis: large input first, then
-// the pending record. It reports whether the idempotency key had the task already.
+// record writes what an accepted task needs beside Redis: large input first, then the
+// pending record. It reports whether the idempotency key had the task already.
 func (c *Client) record(ctx context.Context, t *Task, keyed bool) (existing bool, err error) {
-	if c.cfg.Store == nil {
-		if len(t.Payload) > withoutBox {
-			return false, Problems{{"payload", fmt.Sprintf("has %d bytes, more than %d: give the client a Store for large inputs", len(t.Payload), withoutBox)}}
-		}
-		if keyed {
-			return c.claimInRedis(ctx, *t)
-		}
-		return false, nil
+	if c.cfg.Store == nil && len(t.Payload) > withoutBox {
+		return false, Problems{{"payload", fmt.Sprintf("has %d bytes, more than %d: give the client a Store for large inputs", len(t.Payload), withoutBox)}}
 	}
-	if len(t.Payload) > inRedis {
+	if c.cfg.Store != nil && len(t.Payload) > inRedis {
 		key := ArtefactKey(t.Tenant, t.ID, "input.json")
 		if err := c.cfg.Store.Put(ctx, key, bytes.NewReader(t.Payload), "application/json"); err != nil {
 			return false, fmt.Errorf("store the input: %w", err)
 		}
 		t.InputKey, t.Payload = key, nil
 	}
-	t.Pending = true
+	switch {
+	case keyed && t.Pending:
+		return c.recordOnce(ctx, t)
+	case keyed:
+		return c.claimInRedis(ctx, *t)
+	case !t.Pending:
+		return false, nil
+	}
 	document, err := json.Marshal(t)
 	if err != nil {
 		return false, fmt.Errorf("encode the task: %w", err)
 	}
-	key := PendingKey(t.Tenant, t.ID)
-	if !keyed {
-		if err := c.cfg.Store.Put(ctx, key, bytes.NewReader(document), "application/json"); err != nil {
-			return false, fmt.Errorf("%w: write the pending record: %w", ErrUnknownOutcome, err)
-		}
-		return false, nil
+	if err := c.cfg.Store.Put(ctx, PendingKey(t.Tenant, t.ID), bytes.NewReader(document), "application/json"); err != nil {
+		return false, fmt.Errorf("%w: write the pending record: %w", ErrUnknownOutcome, err)
 	}
-	return c.recordOnce(ctx, t, document)
+	return false, nil
 }
 
 // recordOnce writes the record of a keyed task unless its twin has one or has ended. The
 // record comes first: a twin's record goes after its result is there, so that whoever
 // finds no record finds the result.
-func (c *Client) recordOnce(ctx context.Context, t *Task, document []byte) (bool, error) {
+func (c *Client) recordOnce(ctx context.Context, t *Task) (bool, error) {
+	document, err := json.Marshal(t)
+	if err != nil {
+		return false, fmt.Errorf("encode the task: %w", err)
+	}
 	key := PendingKey(t.Tenant, t.ID)
-	err := c.cfg.Store.Create(ctx, key, bytes.NewReader(document), "application/json")
+	err = c.cfg.Store.Create(ctx, key, bytes.NewReader(document), "application/json")
 	switch {
 	case errors.Is(err, storage.ErrExists):
 		return c.joinTwin(ctx, t)
@@ -181,6 +207,18 @@ func (c *Client) joinTwin(ctx context.Context, t *Task) (bool, error) {
 	return true, nil
 }
 
+// endedBefore reports whether a keyed task's twin has its result already.
+func (c *Client) endedBefore(ctx context.Context, t Task) (bool, error) {
+	r, err := c.storedResult(ctx, t.ID)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, sameDigest(r.Digest, t.Digest)
+}
+
 func sameDigest(a, b string) error {
 	if a != b {
 		return ErrIdempotencyMismatch
@@ -188,9 +226,14 @@ func sameDigest(a, b string) error {
 	return nil
 }
 
-// claimInRedis is the same for a client without a bucket: the digest is kept while
-// Redis keeps the task's live record.
+// claimInRedis is the same for a task without a record: the digest is kept while Redis
+// keeps the task's live record.
 func (c *Client) claimInRedis(ctx context.Context, t Task) (bool, error) {
+	if c.cfg.Store != nil {
+		if ended, err := c.endedBefore(ctx, t); ended || err != nil {
+			return ended, err
+		}
+	}
 	key := LiveKey(t.ID)
 	pipe := c.cfg.Redis.TxPipeline()
 	first := pipe.HSetNX(ctx, key, "digest", t.Digest)
@@ -211,12 +254,6 @@ func (c *Client) ended(ctx context.Context, t Task, existing bool) bool {
 	return err == nil
 }
 
-// Requeue puts an accepted task back into the queue; one that is there already stays
-// as it is.
-func (c *Client) Requeue(ctx context.Context, t Task) error {
-	return c.queueAll(ctx, []Task{t})[0]
-}
-
 func readJSON(ctx context.Context, s storage.Store, key string, into any) error {
 	body, err := s.Get(ctx, key)
 	if err != nil {
@@ -228,7 +265,10 @@ func readJSON(ctx context.Context, s storage.Store, key string, into any) error 
 		return fmt.Errorf("read %s: %w", key, err)
 	}
 	if err := json.Unmarshal(document, into); err != nil {
-		return fmt.Errorf("decode %s: %w", key, err)
+		return fmt.Errorf("decode %s: %w: %w", key, errDocument, err)
 	}
 	return nil
 }
+
+// errDocument: an object of the bucket is not the JSON it should be.
+var errDocument = errors.New("the document is damaged")

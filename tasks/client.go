@@ -15,7 +15,10 @@ type Config struct {
 	Redis redis.UniversalClient // the caller's to close
 	// Store is the bucket of the workers. With it an accepted task survives the loss
 	// of Redis, and inputs may be large; without it a task is as durable as Redis.
-	Store  storage.Store
+	Store storage.Store
+	// Accept is what tasks survive with unless they say otherwise; empty means InStore
+	// with a Store and InRedis without.
+	Accept Durability
 	Tenant string // "default" when empty
 	// AllowUnknownModel lets models through that the catalogue does not know.
 	AllowUnknownModel bool
@@ -35,14 +38,25 @@ func NewClient(cfg Config) *Client {
 	return &Client{cfg: cfg}
 }
 
+// Durability is what an accepted task survives with.
+type Durability string
+
+// InStore costs one put a task and survives the loss of Redis. InRedis costs nothing
+// more and is as durable as Redis is: with appendfsync everysec a power cut may take
+// the last second of accepted tasks along.
+const (
+	InStore Durability = "store"
+	InRedis Durability = "redis"
+)
+
 // Accepted is the receipt of a task.
 type Accepted struct {
-	ID         string `json:"id"`
-	Kind       Kind   `json:"kind"`
-	Lane       Lane   `json:"lane"`
-	Model      string `json:"model"`
-	Durability string `json:"durability"` // "store" or "redis": what an accepted task survives with
-	Existing   bool   `json:"existing"`   // the idempotency key had this task already
+	ID         string     `json:"id"`
+	Kind       Kind       `json:"kind"`
+	Lane       Lane       `json:"lane"`
+	Model      string     `json:"model"`
+	Durability Durability `json:"durability"`
+	Existing   bool       `json:"existing"` // the idempotency key had this task already
 }
 
 // Request is one task of EnqueueMany.

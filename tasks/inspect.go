@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,9 @@ func (c *Client) Get(ctx context.Context, id string) (Info, error) {
 		return Info{}, err
 	}
 	queue, err := c.findQueue(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return c.getRecord(ctx, id)
+	}
 	if err != nil {
 		return Info{}, err
 	}
@@ -48,6 +52,19 @@ func (c *Client) Get(ctx context.Context, id string) (Info, error) {
 		return Info{}, fmt.Errorf("look for %s: %w", id, err)
 	}
 	return c.describe(ctx, queued)
+}
+
+// getRecord finds a task that Redis has lost and will get back from its record.
+func (c *Client) getRecord(ctx context.Context, id string) (Info, error) {
+	info := Info{State: "pending"}
+	if c.cfg.Store == nil {
+		return Info{}, ErrNotFound
+	}
+	err := readJSON(ctx, c.cfg.Store, PendingKey(c.cfg.Tenant, id), &info.Task)
+	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrInvalidKey) {
+		return Info{}, ErrNotFound
+	}
+	return info, err
 }
 
 func (c *Client) describe(ctx context.Context, queued *asynq.TaskInfo) (Info, error) {
@@ -193,8 +210,8 @@ func matches(queue string, f ListFilter) bool {
 	return false
 }
 
-// Cancel ends a task that has not ended: a waiting one at once, a running one before
-// its next call. ErrEnded when it has a result.
+// Cancel ends a task that has not ended, within seconds while a worker runs: a waiting
+// one at once, a running one before its next call. ErrEnded when it has a result.
 func (c *Client) Cancel(ctx context.Context, id string) error {
 	info, err := c.Get(ctx, id)
 	if err != nil {
@@ -203,50 +220,27 @@ func (c *Client) Cancel(ctx context.Context, id string) error {
 	if info.Result != nil {
 		return ErrEnded
 	}
-	key := LiveKey(id)
-	pipe := c.cfg.Redis.TxPipeline()
-	pipe.HSet(ctx, key, "cancelled", 1)
-	pipe.ExpireAt(ctx, key, info.Deadline.Add(LiveTTL))
+	if info.Pending && c.cfg.Store != nil { // so that the wish outlives Redis
+		t := info.Task
+		t.Cancelled = true
+		document, err := json.Marshal(t)
+		if err == nil {
+			err = c.cfg.Store.Put(ctx, PendingKey(t.Tenant, id), bytes.NewReader(document), "application/json")
+		}
+		if err != nil {
+			return fmt.Errorf("cancel %s: %w", id, err)
+		}
+	}
+	deadline := info.Deadline
+	if deadline.IsZero() {
+		deadline = time.Now().Add(LiveTTL)
+	}
+	pipe := c.cfg.Redis.Pipeline()
+	pipe.HSet(ctx, LiveKey(id), "cancelled", 1)
+	pipe.ExpireAt(ctx, LiveKey(id), deadline.Add(LiveTTL))
+	pipe.ZAdd(ctx, CancelledKey, redis.Z{Score: float64(time.Now().Unix()), Member: id})
 	if _, err := pipe.Exec(ctx); err != nil {
 		return fmt.Errorf("cancel %s: %w", id, err)
 	}
-	// A worker writes the end of the task, as it does every end; one that waits for
-	// later is brought forward.
-	if info.State == "retry" || info.State == "scheduled" {
-		err := asynq.NewInspectorFromRedisClient(c.cfg.Redis).RunTask(Queue(info.Kind, info.Lane), id)
-		if err != nil && !errors.Is(err, asynq.ErrTaskNotFound) {
-			return fmt.Errorf("bring %s forward: %w", id, err)
-		}
-	}
 	return nil
-}
-
-// Retry runs a failed task again as a new one, since a result is final: its metadata
-// has retry_of. It needs a Store, where the failed task lies beside its result.
-func (c *Client) Retry(ctx context.Context, id string) (Accepted, error) {
-	if c.cfg.Store == nil {
-		return Accepted{}, errors.New("retry needs a Store: the failed task lies in the bucket")
-	}
-	r, err := c.storedResult(ctx, id)
-	if err != nil {
-		return Accepted{}, err
-	}
-	if r.Status != Failed {
-		return Accepted{}, fmt.Errorf("retry %s: it completed", id)
-	}
-	var t Task
-	if err := readJSON(ctx, c.cfg.Store, ArtefactKey(c.cfg.Tenant, id, "task.json"), &t); err != nil {
-		return Accepted{}, fmt.Errorf("retry %s: %w", id, err)
-	}
-	payload, err := t.Input(ctx, c.cfg.Store)
-	if err != nil {
-		return Accepted{}, fmt.Errorf("retry %s: %w", id, err)
-	}
-	metadata := map[string]string{"retry_of": id}
-	for k, v := range t.Metadata {
-		if len(metadata) < 16 && k != "retry_of" {
-			metadata[k] = v
-		}
-	}
-	return c.Enqueue(ctx, payload, WithLane(t.Lane), WithModel(t.Model), WithMetadata(metadata))
 }

@@ -19,6 +19,7 @@ type Options struct {
 	StartAt        time.Time         // not before; at most 90 days ahead
 	IdempotencyKey string            // the same key gives the same task
 	Metadata       map[string]string // comes back in the result
+	Accept         Durability        // the client's when empty
 }
 
 // Option sets one of the Options.
@@ -51,6 +52,9 @@ func WithIdempotencyKey(key string) Option { return func(o *Options) { o.Idempot
 func WithMetadata(m map[string]string) Option {
 	return func(o *Options) { o.Metadata = maps.Clone(m) }
 }
+
+// WithAccept chooses what the task survives with.
+func WithAccept(d Durability) Option { return func(o *Options) { o.Accept = d } }
 
 func (o Options) check(now time.Time) Problems {
 	var p Problems

@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/hex"
@@ -50,6 +51,10 @@ func (c *Client) prepare(payload Payload, o Options, now time.Time) (Task, error
 		}
 	}
 	problems = append(problems, o.check(now)...)
+	oneOf(&problems, "accept", string(o.Accept), string(InStore), string(InRedis))
+	if o.Accept == InStore && c.cfg.Store == nil {
+		problems.add("accept", "store wants a client with a Store")
+	}
 	if err := problems.err(); err != nil {
 		return Task{}, err
 	}
@@ -67,6 +72,7 @@ func (c *Client) build(payload Payload, spec Spec, o Options, now time.Time) (Ta
 		Digest: digest(string(spec.Kind), o.Model, string(body)), CreatedAt: now.UTC(),
 		StartAt: o.StartAt.UTC(), Deadline: o.Deadline.UTC(), Metadata: o.Metadata,
 	}
+	t.Pending = c.cfg.Store != nil && cmp.Or(o.Accept, c.cfg.Accept) != InRedis
 	if t.Lane == "" {
 		t.Lane = Interactive
 	}

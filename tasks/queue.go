@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -19,11 +20,13 @@ const (
 if redis.call("EXISTS", KEYS[1]) == 1 then return 0 end
 redis.call("HSET", KEYS[1], "msg", ARGV[1], "state", "pending", "pending_since", ARGV[3])
 redis.call("LPUSH", KEYS[2], ARGV[2])
+redis.call("ZADD", KEYS[3], ARGV[4], ARGV[2])
 return 1`
 	pushLater = `
 if redis.call("EXISTS", KEYS[1]) == 1 then return 0 end
 redis.call("HSET", KEYS[1], "msg", ARGV[1], "state", "scheduled")
 redis.call("ZADD", KEYS[2], ARGV[3], ARGV[2])
+redis.call("ZADD", KEYS[3], ARGV[4], ARGV[2])
 return 1`
 )
 
@@ -50,12 +53,12 @@ func (c *Client) queueAll(ctx context.Context, tasks []Task) []error {
 			known[queue] = true
 			pipe.SAdd(ctx, "asynq:queues", queue)
 		}
-		prefix := "asynq:{" + queue + "}:"
+		prefix, deadlines, deadline := "asynq:{"+queue+"}:", DeadlinesKey(queue), t.Deadline.Unix()
 		if t.StartAt.After(now) {
-			replies[i] = pipe.Eval(ctx, pushLater, []string{prefix + "t:" + t.ID, prefix + "scheduled"}, message, t.ID, t.StartAt.Unix())
+			replies[i] = pipe.Eval(ctx, pushLater, []string{prefix + "t:" + t.ID, prefix + "scheduled", deadlines}, message, t.ID, t.StartAt.Unix(), deadline)
 			continue
 		}
-		replies[i] = pipe.Eval(ctx, pushNow, []string{prefix + "t:" + t.ID, prefix + "pending"}, message, t.ID, now.UnixNano())
+		replies[i] = pipe.Eval(ctx, pushNow, []string{prefix + "t:" + t.ID, prefix + "pending", deadlines}, message, t.ID, now.UnixNano(), deadline)
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	for i, r := range replies {
@@ -113,4 +116,34 @@ func Decode(payload []byte) (Task, error) {
 		return t, errors.New("decode the task: it lacks its id, tenant, model or deadline")
 	}
 	return t, nil
+}
+
+// DecodeMessage reads a task out of asynq's own message, as encode writes it. The
+// payload comes too when the message can be read and the task in it cannot.
+func DecodeMessage(message []byte) (t Task, payload []byte, err error) {
+	damaged := errors.New("decode the queued message: it is damaged")
+	for rest := message; len(rest) > 0; {
+		field, kind, n := protowire.ConsumeTag(rest)
+		if n < 0 {
+			return Task{}, nil, damaged
+		}
+		size := protowire.ConsumeFieldValue(field, kind, rest[n:])
+		if size < 0 {
+			return Task{}, nil, damaged
+		}
+		if kind == protowire.BytesType {
+			value, _ := protowire.ConsumeBytes(rest[n:])
+			if field == 2 {
+				payload = value
+			} else if !utf8.Valid(value) && field < 15 {
+				return Task{}, nil, damaged // asynq would refuse to read it
+			}
+		}
+		rest = rest[n+size:]
+	}
+	if payload == nil {
+		return Task{}, nil, damaged
+	}
+	t, err = Decode(payload)
+	return t, payload, err
 }

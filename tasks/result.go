@@ -44,6 +44,12 @@ type Artefact struct {
 type Usage struct {
 	Neurons float64 `json:"neurons"` // from the API's header, else estimated from the price list
 	Calls   int     `json:"calls"`   // calls sent for this task over all attempts
+	// Unsettled is how many of the calls may have been billed although their answer
+	// is not in this result: a worker died or the answer was lost on the way.
+	Unsettled int `json:"unsettled,omitempty"`
+	// CountedSince is set when Redis lost the task meanwhile: calls sent before it are
+	// not known.
+	CountedSince time.Time `json:"counted_since,omitzero"`
 }
 
 // Failure says why a task failed.

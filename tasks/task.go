@@ -52,6 +52,9 @@ type Task struct {
 	Deadline  time.Time         `json:"deadline"`          // never zero: the spec's maximum age when none was asked for
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	Pending   bool              `json:"pending,omitempty"` // a pending record exists in the bucket
+	// RecoveredAt is when the task was put back from its record, since Redis had lost it.
+	RecoveredAt time.Time `json:"recovered_at,omitzero"`
+	Cancelled   bool      `json:"cancelled,omitempty"` // in a record: a person wants it to end
 }
 
 // Queue is the asynq queue of a kind and lane: "embedding:bulk".
@@ -69,10 +72,14 @@ func PendingKey(tenant, id string) string { return tenant + "/pending/" + id + "
 // ArtefactKey names a file beside the result: "transcript.vtt".
 func ArtefactKey(tenant, id, name string) string { return tenant + "/tasks/" + id + "/" + name }
 
-// LiveKey names the small Redis record of a task: a hash with the attempt counters
-// ("attempts", "calls"), "cancelled", and, once the task has ended, "result" (the
-// result document) for those who wait without a bucket at hand. It expires LiveTTL
-// after its last change; the bucket, not it, is the truth.
+// DeadKey names the entry of a failed task in the list of failures.
+func DeadKey(tenant, id string) string { return tenant + "/dead/" + id + ".json" }
+
+// LiveKey names the small Redis record of a task: a hash with its counters ("started",
+// "attempts", "calls", "settled", "unpaid", "crashes"), its "holder" (the worker that
+// is at it), "cancelled", and, once the task has ended, "result" (the result document)
+// for those who wait without a bucket at hand. It expires LiveTTL after the deadline or
+// the end; the bucket, not it, is the truth.
 func LiveKey(id string) string { return "neuronmill:task:{" + id + "}" }
 
 // LiveTTL is how long a LiveKey outlives its last change once the task has ended.
@@ -83,3 +90,10 @@ const LiveTTL = time.Hour
 // models that have one.
 func ParkedKey(queue, model string) string { return "neuronmill:parked:{" + queue + "}:" + model }
 func ParkedModelsKey(queue string) string  { return "neuronmill:parked:{" + queue + "}" }
+
+// DeadlinesKey names the deadlines of a queue's tasks that have not ended: a sorted set
+// of ids. CancelledKey names the ids of tasks that a person has cancelled, until they
+// have ended.
+func DeadlinesKey(queue string) string { return "neuronmill:deadlines:{" + queue + "}" }
+
+const CancelledKey = "neuronmill:cancelled"

@@ -41,6 +41,17 @@ func (e *Error) Error() string {
 // Unwrap gives the cause of a transport failure, so that a cancelled context shows.
 func (e *Error) Unwrap() error { return e.cause }
 
+// Lost reports whether the model may have run, and been billed, although its answer did
+// not come: the connection broke, the answer is damaged, or something on the way
+// answered in the API's place.
+func (e *Error) Lost() bool {
+	switch e.Status {
+	case 408, 502, 504, 520, 521, 522, 523, 524, 525, 526:
+		return e.Code == 0 || e.broken
+	}
+	return e.broken
+}
+
 // apiError is one entry of the envelope's errors. The code has been seen as a string.
 type apiError struct {
 	Code    looseInt `json:"code"`

@@ -82,13 +82,13 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 		flush()
 	}
 	bar.stop()
-	return ended(g, all, bad, bulk)
+	return ended(g, all, bad, bulk, c.Options.Accept)
 }
 
 // ended is how a command over several inputs ends.
-func ended(g *globals, all, bad int, bulk bool) error {
+func ended(g *globals, all, bad int, bulk bool, durability string) error {
 	if bulk {
-		fmt.Fprintf(g.stderr, "%d lines: %d accepted, %d refused\n", all, all-bad, bad)
+		fmt.Fprintf(g.stderr, "%d lines: %d accepted (durable by %s), %d refused\n", all, all-bad, durability, bad)
 	}
 	switch {
 	case g.ctx.Err() != nil:

@@ -29,6 +29,8 @@ type cli struct {
 	Run       runCmd       `cmd:"" help:"Do tasks, wait, print the results."`
 	Enqueue   enqueueCmd   `cmd:"" help:"Put tasks into the queue, print their ids."`
 	Task      taskCmd      `cmd:"" help:"Look at tasks: get, wait, list, cancel, retry, result."`
+	Dead      deadCmd      `cmd:"" help:"Deal with failed tasks: ls, show, retry, drop."`
+	Recover   recoverCmd   `cmd:"" help:"Rebuild the queue from the bucket after Redis was lost."`
 	Worker    workerCmd    `cmd:"" help:"Take tasks from the queue until Ctrl-C."`
 	Scheduler schedulerCmd `cmd:"" help:"Enqueue tasks by the clock."`
 	Gates     gatesCmd     `cmd:"" help:"Show what each model's gate does: pace, who waits, closed until when and why."`

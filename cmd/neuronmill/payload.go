@@ -46,12 +46,13 @@ type taskOptions struct {
 	Start             time.Time         `placeholder:"RFC3339" help:"Run it at that time or later." group:"options"`
 	IdempotencyKey    string            `help:"The same key gives the same task; of several inputs each adds its number." group:"options"`
 	Metadata          map[string]string `placeholder:"K=V" mapsep:"," help:"Words of yours that come back in the result." group:"options"`
+	Accept            string            `enum:"store,redis" default:"store" help:"What an accepted task survives with: store, a record in the bucket; redis, faster and as durable as Redis." group:"options"`
 	AllowUnknownModel bool              `help:"Let a model through that neuronmill does not know." group:"options"`
 }
 
 // of gives the options of the input number n of several.
 func (o taskOptions) of(n int, several bool) []tasks.Option {
-	options := []tasks.Option{tasks.WithLane(tasks.Lane(o.Lane)), tasks.WithModel(o.Model), tasks.WithMetadata(o.Metadata)}
+	options := []tasks.Option{tasks.WithLane(tasks.Lane(o.Lane)), tasks.WithModel(o.Model), tasks.WithMetadata(o.Metadata), tasks.WithAccept(tasks.Durability(o.Accept))}
 	if o.Deadline != 0 {
 		options = append(options, tasks.WithTimeToLive(o.Deadline))
 	}

@@ -17,7 +17,7 @@ type taskCmd struct {
 	Result taskResultCmd `cmd:"" help:"Print a result document."`
 	List   taskListCmd   `cmd:"" help:"List tasks that have not ended."`
 	Cancel taskCancelCmd `cmd:"" help:"End a task before its next call."`
-	Retry  taskRetryCmd  `cmd:"" help:"Run a failed task again, as a new one."`
+	Retry  taskRetryCmd  `cmd:"" help:"Run failed tasks again, as new ones: by id, or --failed with --code, --kind, --limit."`
 }
 
 // client opens the stack for a command that asks about tasks.
@@ -164,20 +164,13 @@ func (c *taskCancelCmd) Run(g *globals) error {
 }
 
 type taskRetryCmd struct {
-	ID string `arg:""`
+	IDs    []string `arg:"" optional:"" name:"id"`
+	Failed bool     `help:"All failed tasks that the other flags let through."`
+	deadFilter
 }
 
-// Run enqueues a failed task again.
+// Run enqueues failed tasks again.
 func (c *taskRetryCmd) Run(g *globals) error {
-	stack, err := client(g)
-	if err != nil {
-		return err
-	}
-	defer stack.Close()
-	accepted, err := stack.Client.Retry(g.ctx, c.ID)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(g.stdout, accepted.ID)
-	return nil
+	again := deadRetryCmd{IDs: c.IDs, All: c.Failed, deadFilter: c.deadFilter}
+	return again.Run(g)
 }

@@ -1,0 +1,143 @@
+package handlers_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/neuronmill/neuronmill/handlers"
+	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/internal/realtest"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// lines is a log that many write to.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+var failed = regexp.MustCompile(`rejected_calls=(\d+),failed_calls=(\d+)`)
+
+// trouble is how many commands a server has refused, and how many connections it has
+// taken, by its own count.
+func trouble(t *testing.T, admin *redis.Client) (refused, connections int) {
+	t.Helper()
+	stats := admin.Info(t.Context(), "commandstats").Val()
+	for _, m := range failed.FindAllStringSubmatch(stats, -1) {
+		a, _ := strconv.Atoi(m[1])
+		b, _ := strconv.Atoi(m[2])
+		refused += a + b
+	}
+	info := admin.InfoMap(t.Context(), "stats").Val()
+	connections, err := strconv.Atoi(info["Stats"]["total_connections_received"])
+	require.NoError(t, err)
+	return refused, connections
+}
+
+// A sick Redis is left in peace, said once, and used again when it is well.
+func TestARedisThatRefusesIsNotAskedWithoutPause(t *testing.T) {
+	command := func(args ...any) func(*testing.T, *redis.Client) {
+		return func(t *testing.T, admin *redis.Client) { require.NoError(t, admin.Do(t.Context(), args...).Err()) }
+	}
+	all := func(steps ...func(*testing.T, *redis.Client)) func(*testing.T, *redis.Client) {
+		return func(t *testing.T, admin *redis.Client) {
+			for _, s := range steps {
+				s(t, admin)
+			}
+		}
+	}
+	for name, story := range map[string]struct {
+		fall, heal func(*testing.T, *redis.Client)
+	}{
+		"OOM":      {command("CONFIG", "SET", "maxmemory", "1"), command("CONFIG", "SET", "maxmemory", "0")},
+		"READONLY": {command("REPLICAOF", "127.0.0.1", "1"), command("REPLICAOF", "NO", "ONE")},
+		"WRONGPASS": {
+			all(command("ACL", "SETUSER", "worker", "resetpass", ">other"), command("CLIENT", "KILL", "USER", "worker")),
+			command("ACL", "SETUSER", "worker", "resetpass", ">secret"),
+		},
+		"NOPERM": {command("ACL", "SETUSER", "worker", "-evalsha", "-eval"), command("ACL", "SETUSER", "worker", "+evalsha", "+eval")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := realtest.Redis(t)
+			admin := redis.NewClient(&redis.Options{Addr: server.Addr})
+			defer admin.Close()
+			require.NoError(t, admin.ConfigSet(t.Context(), "replica-serve-stale-data", "yes").Err())
+			require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "worker", "on", ">secret", "allkeys", "allchannels", "+@all").Err())
+			client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "worker", Password: "secret"})
+			defer client.Close()
+			var log lines
+			store := storage.NewMemory()
+			logger := slog.New(slog.NewTextHandler(&log, nil))
+			worker, err := handlers.NewWorker(handlers.Config{
+				Redis: client, Store: store, AI: workersaitest.New(workersaitest.Options{}).Client(), Log: logger,
+				Gate: limit.New(limit.Config{Redis: client, Pace: catalogued, Log: logger}),
+			}.Without(switchedOff()...))
+			require.NoError(t, err)
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- worker.Run(ctx); close(done) }()
+			defer func() { stop(); <-done }()
+			producer := tasks.NewClient(tasks.Config{Redis: admin, Store: store})
+			through := func() {
+				accepted, err := producer.Enqueue(t.Context(), tasks.Text{Prompt: "hi"})
+				require.NoError(t, err)
+				result, err := producer.Wait(t.Context(), accepted.ID)
+				require.NoError(t, err)
+				require.Equal(t, tasks.Completed, result.Status)
+			}
+			through()
+
+			story.fall(t, admin)
+			before, _ := trouble(t, admin)
+			require.Eventually(t, func() bool { n, _ := trouble(t, admin); return n > before }, 30*time.Second, 20*time.Millisecond)
+			// The first refusals come fast; then the server's own clock and counts say
+			// how often it is asked.
+			settle(t, admin, 3*time.Second)
+			refused, connections := trouble(t, admin)
+			settle(t, admin, 3*time.Second)
+			refusedLater, connectionsLater := trouble(t, admin)
+			// Without the protection it is thousands a second. A command in a script that is
+			// refused counts twice, and the client tries READONLY four times.
+			require.Less(t, refusedLater-refused, 400, "refused commands in three seconds")
+			require.Less(t, connectionsLater-connections, 400, "logins in three seconds")
+
+			story.heal(t, admin)
+			through()
+			require.Equal(t, 1, strings.Count(log.String(), "redis refuses"), log.String())
+			require.Equal(t, 1, strings.Count(log.String(), "redis is well again"), log.String())
+			require.NotContains(t, log.String(), "secret")
+			t.Log(fmt.Sprint(name, ": ", refusedLater-refused, " refused commands and ", connectionsLater-connections, " connections in 3 s"))
+		})
+	}
+}
+
+// settle lets time pass on the server's clock.
+func settle(t *testing.T, admin *redis.Client, d time.Duration) {
+	t.Helper()
+	start := admin.Time(t.Context()).Val()
+	require.Eventually(t, func() bool { return admin.Time(t.Context()).Val().Sub(start) >= d }, time.Minute, 100*time.Millisecond)
+}

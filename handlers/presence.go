@@ -1,0 +1,203 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/redis/go-redis/v9"
+)
+
+// A task that is run has a holder: the process that is at it. While that process
+// lives nobody else runs the task, however long Redis was away and whatever became of
+// its lease; once it is dead, the task's next run counts a crash.
+
+const (
+	beatEvery  = 3 * time.Second
+	presentFor = 20 * time.Second // without a beat a process counts as dead; less than it takes for a lease to come back
+	settling   = 10 * time.Second // after Redis was away: by then all living processes have shown themselves again
+)
+
+// presence shows the fleet that this process lives, and knows how long Redis has been
+// well without a break.
+type presence struct {
+	redis  redis.UniversalClient
+	me     string
+	onLoss func(context.Context) // Redis has forgotten this process
+	onBeat func(context.Context)
+
+	mu     sync.Mutex
+	beaten time.Time // the last beat that arrived; zero before the first
+	since  time.Time // of the unbroken row of beats
+	broken bool      // there was a break before it
+}
+
+func newPresence(r redis.UniversalClient) *presence {
+	return &presence{redis: r, me: uuid.NewString()}
+}
+
+// workerKey is there while a process lives.
+func workerKey(process string) string { return "neuronmill:worker:" + process }
+
+// Run beats until ctx ends and then takes the process out.
+func (p *presence) Run(ctx context.Context) error {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), beatEvery)
+			defer cancel()
+			_ = p.redis.Del(last, workerKey(p.me)).Err() // else it expires
+			return nil
+		case <-tick.C:
+			p.beat(ctx)
+			p.onBeat(ctx)
+		}
+	}
+}
+
+// beat shows that this process lives.
+func (p *presence) beat(ctx context.Context) {
+	beating, cancel := context.WithTimeout(ctx, beatEvery)
+	defer cancel()
+	_, err := p.redis.SetArgs(beating, workerKey(p.me), 1, redis.SetArgs{TTL: presentFor, Get: true}).Result()
+	known := err == nil
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return
+	}
+	p.mu.Lock()
+	first, now := p.beaten.IsZero(), time.Now()
+	lost := !first && !known
+	if first || lost || now.Sub(p.beaten) > 2*beatEvery+time.Second {
+		p.since, p.broken = now, !first
+	}
+	p.beaten = now
+	p.mu.Unlock()
+	if lost && p.onLoss != nil {
+		p.onLoss(ctx)
+	}
+}
+
+// settled reports whether Redis has been well for so long that a process which is not
+// there is dead.
+func (p *presence) settled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.since.IsZero() && time.Since(p.since) >= settling && time.Since(p.beaten) < settling
+}
+
+// sinceBreak is when Redis came back the last time, zero when it has not been away.
+func (p *presence) sinceBreak() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.broken {
+		return time.Time{}
+	}
+	return p.since
+}
+
+// await lets a task that is older than a break of Redis wait until all living
+// processes have said what they are at.
+func (p *presence) await(ctx context.Context, t tasks.Task) {
+	at := p.sinceBreak()
+	if at.IsZero() || t.CreatedAt.After(at) {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Until(at.Add(settling))):
+	}
+}
+
+// takeUp makes a process the holder unless there is another, and gives the counters.
+var takeUp = redis.NewScript(`
+local holder = redis.call("HGET", KEYS[1], "holder")
+if not holder or holder == ARGV[1] then
+  redis.call("HSET", KEYS[1], "holder", ARGV[1])
+  redis.call("HINCRBY", KEYS[1], "started", 1)
+  redis.call("EXPIREAT", KEYS[1], ARGV[2])
+end
+return redis.call("HMGET", KEYS[1], "holder", "attempts", "calls", "settled", "unpaid", "crashes", "cancelled")`)
+
+// blame counts a crash for a task whose holder died, once.
+var blame = redis.NewScript(`
+if redis.call("HGET", KEYS[1], "holder") ~= ARGV[1] then return 0 end
+redis.call("HDEL", KEYS[1], "holder")
+return redis.call("HINCRBY", KEYS[1], "crashes", 1)`)
+
+// errHeld is the handback of a task that another living process is at.
+func errHeld() error { return &handback{after: 5 * time.Second, why: "another worker is at it"} }
+
+// take makes this process the task's holder and reads its counters. Whoever finds a
+// dead holder counts the crash.
+func (h *Handlers) take(ctx context.Context, j *job) error {
+	key, me := tasks.LiveKey(j.task.ID), h.presence.me
+	for {
+		values, err := takeUp.Run(ctx, h.cfg.Redis, []string{key}, me, j.task.Deadline.Add(tasks.LiveTTL).Unix()).Slice()
+		if err != nil {
+			return fmt.Errorf("take the task: %w", err)
+		}
+		holder, _ := values[0].(string)
+		if holder == me {
+			j.held = true
+			j.counts = countersOf(values[1:])
+			return nil
+		}
+		if h.cfg.on(guardHolder) {
+			alive, err := h.cfg.Redis.Exists(ctx, workerKey(holder)).Result()
+			if err != nil {
+				return fmt.Errorf("look for the holder: %w", err)
+			}
+			if alive == 1 || !h.presence.settled() {
+				return errHeld()
+			}
+		}
+		if err := blame.Run(ctx, h.cfg.Redis, []string{key}, holder).Err(); err != nil {
+			return fmt.Errorf("count a crash: %w", err)
+		}
+		h.cfg.Log.Warn("a worker died while it was at this task", "task", j.task.ID, "kind", j.task.Kind)
+	}
+}
+
+// release ends a run whose task comes again: the process holds it no longer, and what
+// the run came to is counted.
+func (h *Handlers) release(ctx context.Context, j *job) {
+	if !j.held {
+		return
+	}
+	j.held = false
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	key := tasks.LiveKey(j.task.ID)
+	pipe := h.cfg.Redis.TxPipeline()
+	pipe.HDel(ctx, key, "holder")
+	if j.refused > 0 {
+		pipe.HIncrBy(ctx, key, "settled", int64(j.refused))
+	}
+	if j.givenBack {
+		pipe.HIncrBy(ctx, key, "unpaid", 1)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		h.cfg.Log.Warn("a run's outcome is not counted", "task", j.task.ID, "error", clean(err.Error()))
+	}
+}
+
+// holdAgain says anew what this process is at, after Redis has forgotten it.
+func (h *Handlers) holdAgain(ctx context.Context) {
+	pipe := h.cfg.Redis.Pipeline()
+	h.running.Range(func(id, value any) bool {
+		if j, ok := value.(*job); ok && j.inBody.Load() {
+			pipe.HSet(ctx, tasks.LiveKey(j.task.ID), "holder", h.presence.me)
+			pipe.ExpireAt(ctx, tasks.LiveKey(j.task.ID), j.task.Deadline.Add(tasks.LiveTTL))
+		}
+		return true
+	})
+	if _, err := pipe.Exec(ctx); err != nil {
+		h.cfg.Log.Warn("running tasks not marked again", "error", clean(err.Error()))
+	}
+}
