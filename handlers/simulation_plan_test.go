@@ -106,7 +106,7 @@ func (p *plan) drawEvents() {
 	r := p.chance("events")
 	for range 2 + r.IntN(5) {
 		e := event{at: between(r, time.Second, p.span), node: r.IntN(p.nodes)}
-		e.what = oneOf(r, "kill", "kill", "kill", "drain", "freeze", "cut off", "redis down", "store down", "wipe", "set back")
+		e.what = oneOf(r, "kill", "kill", "kill", "drain", "freeze", "cut off", "redis down", "store down", "wipe", "set back", "refuse")
 		switch e.what {
 		case "kill":
 			e.aim = oneOf(r, "", "", "api before", "api after", "api read", "redis", "store.create result before", "store.create result after",

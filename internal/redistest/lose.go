@@ -11,15 +11,16 @@ import (
 // Commands is how many commands the server has run.
 func (s *Server) Commands() int { return s.mini.CommandCount() }
 
-// Refuse lets every command fail with this error ("LOADING ...", "OOM ..."); "" ends
-// that.
-func (s *Server) Refuse(message string) { s.mini.SetError(message) }
-
-// RefuseWrites does so for commands and scripts that write.
-func (s *Server) RefuseWrites(message string) {
+// Refuse lets commands fail with this error ("LOADING ...", "OOM ..."); "" ends that.
+// Handshakes and subscriptions are answered, as a real one does while it loads.
+func (s *Server) Refuse(message string) {
+	if message == "" {
+		s.mini.Server().SetPreHook(nil)
+		return
+	}
 	s.mini.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
-		switch {
-		case s.mini.IsReadOnlyCommand(cmd), cmd == "PING", cmd == "SUBSCRIBE", cmd == "UNSUBSCRIBE", cmd == "TIME":
+		switch cmd {
+		case "HELLO", "SUBSCRIBE", "UNSUBSCRIBE":
 			return false
 		}
 		c.WriteError(message)
