@@ -12,6 +12,7 @@ const (
 	guardOneRun      guard = "one-run"      // a process runs a task once at a time
 	guardHolder      guard = "holder"       // nobody runs a task that a living worker is at
 	guardCount       guard = "count"        // a call that cannot be counted is not sent
+	guardFence       guard = "fence"        // a process sends no call for a task that was taken from it
 	guardHold        guard = "hold"         // a paid answer is held while the bucket does not take it
 	guardAnswer      guard = "answer"       // a paid answer that is stored is not paid for again
 	guardClean       guard = "clean"        // the queue is told clean text only
@@ -31,7 +32,7 @@ const (
 )
 
 var guards = []guard{
-	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardCount, guardHold, guardAnswer, guardClean,
+	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardCount, guardFence, guardHold, guardAnswer, guardClean,
 	guardRecover, guardDrain, guardCancel, guardDeadline, guardPoison, guardAlone, guardLeases, guardStranded, guardCorrupt,
 	guardExpired, guardArchived, guardPending, guardDamp,
 }
