@@ -64,11 +64,15 @@ func (h *Handlers) count(ctx context.Context, riders []*job) error {
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) && h.cfg.on(guardCount) {
 		return fmt.Errorf("count the call: %w", err)
 	}
-	for i := range riders {
+	taken := false
+	for i, j := range riders {
 		if by := holders[i].Val(); h.cfg.on(guardFence) && (by != "" && by != h.presence.me || ended[i].Val()) {
-			h.uncount(ctx, riders)
-			return errHeld()
+			taken, j.held = true, false // it is not ours to release
 		}
+	}
+	if taken {
+		h.uncount(ctx, riders)
+		return errHeld()
 	}
 	for _, j := range riders {
 		j.counts.calls++

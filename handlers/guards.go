@@ -18,6 +18,7 @@ const (
 	guardClean       guard = "clean"        // the queue is told clean text only
 	guardRecover     guard = "recover"      // a panic ends its task, not the worker
 	guardDrain       guard = "drain"        // no call starts once the worker is told to stop
+	guardLinger      guard = "linger"       // a stopping worker waits for calls whose lease it lost
 	guardCancel      guard = "cancel"       // a cancelled task sends no call
 	guardDeadline    guard = "deadline"     // a task past its deadline sends no call
 	guardPoison      guard = "poison"       // a task that killed its worker three times is failed
@@ -33,7 +34,7 @@ const (
 
 var guards = []guard{
 	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardCount, guardFence, guardHold, guardAnswer, guardClean,
-	guardRecover, guardDrain, guardCancel, guardDeadline, guardPoison, guardAlone, guardLeases, guardStranded, guardCorrupt,
+	guardRecover, guardDrain, guardLinger, guardCancel, guardDeadline, guardPoison, guardAlone, guardLeases, guardStranded, guardCorrupt,
 	guardExpired, guardArchived, guardPending, guardDamp,
 }
 

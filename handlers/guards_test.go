@@ -33,6 +33,7 @@ var twins = map[string]string{
 	"clean":        "TestABrokenByteInAnErrorDoesNotKeepItsTask",
 	"recover":      "TestAPanicInAGoroutineOfAHandlerEndsItsTaskAlone",
 	"drain":        "TestAStoppingWorkerSendsNoCallAndStoresTheRunningOnes",
+	"linger":       "TestAStoppingWorkerWaitsForACallWhoseLeaseItLost",
 	"cancel":       "TestACancelledTaskEndsInAnyState",
 	"deadline":     "TestATaskWhoseDeadlinePassedInTheQueueSendsNoCall",
 	"poison":       "TestATaskThatKillsItsWorkersIsPoisonedAndItsNeighboursAreNot",

@@ -51,7 +51,7 @@ func (s *sim) process(name string) *process {
 }
 
 // fate of a request to Redis.
-func (p *process) fate() redistest.Fate {
+func (p *process) fate([]byte) redistest.Fate {
 	if p.sim.healed.Load() {
 		return redistest.Delivered
 	}

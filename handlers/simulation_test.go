@@ -62,10 +62,6 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-type noLog struct{}
-
-func (noLog) Printf(context.Context, string, ...any) {}
-
 // canary is the secret of the simulated account.
 const canary = "canary-0d9f1c77"
 

@@ -46,7 +46,9 @@ func (w *Worker) Run(ctx context.Context) error {
 			g.Go(func() error { s.Shutdown(); return nil })
 		}
 		_ = g.Wait()
-		h.runs.Wait() // a server does not wait for a task whose lease it lost
+		if w.cfg.on(guardLinger) {
+			h.runs.Wait() // a server does not wait for a task whose lease it lost
+		}
 	}()
 	for _, k := range w.cfg.Kinds {
 		for _, l := range []tasks.Lane{tasks.Interactive, tasks.Bulk} {

@@ -27,7 +27,7 @@ const (
 type Link struct {
 	mu   sync.Mutex
 	down bool
-	fate func() Fate
+	fate func(request []byte) Fate
 	open map[*wire]bool
 }
 
@@ -53,20 +53,20 @@ func (l *Link) Mend() {
 // Lose asks fate about every request from now on; nil ends that. Handshakes and
 // connections that listen to a channel are left alone: the client waits for those under
 // a mutex, which stops the clock of a bubble.
-func (l *Link) Lose(fate func() Fate) {
+func (l *Link) Lose(fate func(request []byte) Fate) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.fate = fate
 }
 
-func (l *Link) draw() Fate {
+func (l *Link) draw(request []byte) Fate {
 	l.mu.Lock()
 	fate := l.fate
 	l.mu.Unlock()
 	if fate == nil {
 		return Delivered
 	}
-	return fate()
+	return fate(request)
 }
 
 // broken is what a system call says; "dial" is what the client backs off for.
@@ -110,7 +110,7 @@ func (w *wire) Write(p []byte) (int, error) {
 	w.listen = w.listen || bytes.Contains(start, []byte("subscribe"))
 	w.next = Delivered
 	if !w.listen && !bytes.Contains(start, []byte("hello")) {
-		w.next = w.link.draw()
+		w.next = w.link.draw(p)
 	}
 	if w.next == RequestLost {
 		w.Conn.Close()
