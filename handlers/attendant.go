@@ -20,11 +20,9 @@ type attendant struct {
 	calls map[string]int // of a queue and model, when tasks were last brought back
 }
 
-const attend = 250 * time.Millisecond
-
 // Run works until ctx ends.
 func (a *attendant) Run(ctx context.Context) error {
-	tick := time.NewTicker(attend)
+	tick := time.NewTicker(5 * a.cfg.Poll)
 	defer tick.Stop()
 	for {
 		if a.lock.held(ctx) {

@@ -2,11 +2,13 @@ package handlers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/redis/go-redis/v9"
 )
 
 // counters are what a task has used up over all its runs. They stand in Redis,
@@ -45,19 +47,32 @@ func (h *Handlers) readCounters(ctx context.Context, id string) (counters, error
 }
 
 // count writes down that a call is about to be sent for these tasks. A call that cannot
-// be counted is not sent, else a sick Redis would make it free to try for ever.
+// be counted is not sent, else a sick Redis would make it free to try for ever; nor is
+// one for a task that was taken from this process while it was not there.
 func (h *Handlers) count(ctx context.Context, riders []*job) error {
+	holders, ended := make([]*redis.StringCmd, len(riders)), make([]*redis.BoolCmd, len(riders))
 	pipe := h.cfg.Redis.Pipeline()
-	for _, j := range riders {
+	for i, j := range riders {
 		key := tasks.LiveKey(j.task.ID)
+		holders[i], ended[i] = pipe.HGet(ctx, key, "holder"), pipe.HExists(ctx, key, "result")
 		pipe.HIncrBy(ctx, key, "calls", 1)
 		if j.startedAt.IsZero() {
 			pipe.HIncrBy(ctx, key, "attempts", 1)
 		}
 		pipe.ExpireAt(ctx, key, j.task.Deadline.Add(tasks.LiveTTL))
 	}
-	if _, err := pipe.Exec(ctx); err != nil && h.cfg.on(guardCount) {
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) && h.cfg.on(guardCount) {
 		return fmt.Errorf("count the call: %w", err)
+	}
+	taken := false
+	for i, j := range riders {
+		if by := holders[i].Val(); h.cfg.on(guardFence) && (by != "" && by != h.presence.me || ended[i].Val()) {
+			taken, j.held = true, false // it is not ours to release
+		}
+	}
+	if taken {
+		h.uncount(ctx, riders)
+		return errHeld()
 	}
 	for _, j := range riders {
 		j.counts.calls++
@@ -67,6 +82,20 @@ func (h *Handlers) count(ctx context.Context, riders []*job) error {
 		}
 	}
 	return nil
+}
+
+// uncount takes back what was written down of a call that is not sent after all.
+func (h *Handlers) uncount(ctx context.Context, riders []*job) {
+	pipe := h.cfg.Redis.Pipeline()
+	for _, j := range riders {
+		pipe.HIncrBy(ctx, tasks.LiveKey(j.task.ID), "calls", -1)
+		if j.startedAt.IsZero() {
+			pipe.HIncrBy(ctx, tasks.LiveKey(j.task.ID), "attempts", -1)
+		}
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		h.cfg.Log.Warn("a call that was not sent stays counted", "error", clean(err.Error()))
+	}
 }
 
 // giveBack makes the current attempt uncounted.

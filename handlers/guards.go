@@ -12,11 +12,13 @@ const (
 	guardOneRun      guard = "one-run"      // a process runs a task once at a time
 	guardHolder      guard = "holder"       // nobody runs a task that a living worker is at
 	guardCount       guard = "count"        // a call that cannot be counted is not sent
+	guardFence       guard = "fence"        // a process sends no call for a task that was taken from it
 	guardHold        guard = "hold"         // a paid answer is held while the bucket does not take it
 	guardAnswer      guard = "answer"       // a paid answer that is stored is not paid for again
 	guardClean       guard = "clean"        // the queue is told clean text only
 	guardRecover     guard = "recover"      // a panic ends its task, not the worker
 	guardDrain       guard = "drain"        // no call starts once the worker is told to stop
+	guardLinger      guard = "linger"       // a stopping worker waits for calls whose lease it lost
 	guardCancel      guard = "cancel"       // a cancelled task sends no call
 	guardDeadline    guard = "deadline"     // a task past its deadline sends no call
 	guardPoison      guard = "poison"       // a task that killed its worker three times is failed
@@ -31,8 +33,8 @@ const (
 )
 
 var guards = []guard{
-	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardCount, guardHold, guardAnswer, guardClean,
-	guardRecover, guardDrain, guardCancel, guardDeadline, guardPoison, guardAlone, guardLeases, guardStranded, guardCorrupt,
+	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardCount, guardFence, guardHold, guardAnswer, guardClean,
+	guardRecover, guardDrain, guardLinger, guardCancel, guardDeadline, guardPoison, guardAlone, guardLeases, guardStranded, guardCorrupt,
 	guardExpired, guardArchived, guardPending, guardDamp,
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/neuronmill/neuronmill/internal/limit"
 	"github.com/neuronmill/neuronmill/storage"
@@ -26,8 +27,12 @@ type Config struct {
 	Gate        *limit.Gate
 	Kinds       []tasks.Kind // none means all
 	Concurrency int          // calls at once of each kind and lane; 0 means 16
-	Log         *slog.Logger // nil means the default logger
-	Fetch       *http.Client // for audio at a URL; nil means one that only reaches public addresses
+	// Poll is how often an idle worker looks for interactive tasks; 0 means 50 ms. It
+	// looks for bulk and parked ones five times, for delayed ones ten times as rarely. A
+	// Redis that is paid by the command is cheaper with a longer one.
+	Poll  time.Duration
+	Log   *slog.Logger // nil means the default logger
+	Fetch *http.Client // for audio at a URL; nil means one that only reaches public addresses
 
 	off map[guard]bool // protections that a test does without
 }
@@ -59,6 +64,9 @@ func (c Config) withDefaults() Config {
 	if c.Concurrency == 0 {
 		c.Concurrency = 16
 	}
+	if c.Poll == 0 {
+		c.Poll = 50 * time.Millisecond
+	}
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
@@ -83,6 +91,7 @@ type Handlers struct {
 	stopping context.Context // ends when no new call may start
 	running  sync.Map        // *job by id: the tasks that this process is at
 	held     atomic.Int64    // how many these are
+	runs     sync.WaitGroup  // goes on when the queue has given up waiting for a task
 	presence *presence
 	room     room
 	carpool  carpool

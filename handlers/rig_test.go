@@ -25,6 +25,8 @@ import (
 // in memory, the emulator behind its HTTP client.
 type rig struct {
 	t      *testing.T
+	server *redistest.Server
+	link   *redistest.Link // between server and everything else
 	redis  *redis.Client
 	store  *storage.Memory
 	ai     *workersaitest.Server
@@ -34,7 +36,9 @@ type rig struct {
 }
 
 func newRig(t *testing.T) *rig {
-	r := &rig{t: t, redis: redistest.Memory(t), store: storage.NewMemory()}
+	redis.SetLogger(noLog{})
+	r := &rig{t: t, server: redistest.New(t), link: &redistest.Link{}, store: storage.NewMemory()}
+	r.redis = r.server.Client(r.link)
 	r.ai = workersaitest.New(workersaitest.Options{})
 	r.client = tasks.NewClient(tasks.Config{Redis: r.redis, Store: r.store})
 	r.cfg = handlers.Config{
@@ -45,6 +49,11 @@ func newRig(t *testing.T) *rig {
 	r.cfg = r.cfg.Without(switchedOff()...)
 	return r
 }
+
+// noLog takes what the Redis client says of each failed dial.
+type noLog struct{}
+
+func (noLog) Printf(context.Context, string, ...any) {}
 
 func catalogued(model, _ string) limit.Pace {
 	m, _ := catalogue.Find(model)

@@ -51,6 +51,8 @@ func (h *Handlers) ProcessTask(ctx context.Context, queued *asynq.Task) error {
 	if err != nil {
 		return h.refuse(ctx, id, queued, err)
 	}
+	h.runs.Add(1)
+	defer h.runs.Done()
 	draining, stop := context.WithCancel(ctx)
 	defer stop()
 	if h.cfg.on(guardDrain) {

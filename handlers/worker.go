@@ -46,6 +46,9 @@ func (w *Worker) Run(ctx context.Context) error {
 			g.Go(func() error { s.Shutdown(); return nil })
 		}
 		_ = g.Wait()
+		if w.cfg.on(guardLinger) {
+			h.runs.Wait() // a server does not wait for a task whose lease it lost
+		}
 	}()
 	for _, k := range w.cfg.Kinds {
 		for _, l := range []tasks.Lane{tasks.Interactive, tasks.Bulk} {
@@ -60,7 +63,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	return serve(ctx, w.cfg.Gate,
 		&reaper{h, lock{w.cfg.Redis, "neuronmill:reaper", me, 3 * leaseEvery}},
 		&sweeper{h, lock{w.cfg.Redis, "neuronmill:sweeper", me, 6 * sweepTick}},
-		&attendant{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:attendant", me, 2 * time.Second}})
+		&attendant{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:attendant", me, 40 * w.cfg.Poll}})
 }
 
 // Service is a long-running part. Run ends soon after ctx does and leaves nothing
@@ -92,16 +95,16 @@ func (h *Handlers) present(ctx context.Context) (gone func()) {
 }
 
 func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane) asynq.Config {
-	check := 50 * time.Millisecond
+	check := w.cfg.Poll
 	if l == tasks.Bulk {
-		check = 250 * time.Millisecond
+		check *= 5
 	}
 	spec, _ := tasks.SpecOf(k)
 	return asynq.Config{
 		Concurrency:              w.cfg.slots(k),
 		Queues:                   map[string]int{tasks.Queue(k, l): 1},
 		TaskCheckInterval:        check,
-		DelayedTaskCheckInterval: 500 * time.Millisecond,
+		DelayedTaskCheckInterval: 10 * w.cfg.Poll,
 		ShutdownTimeout:          spec.Timeout + grace + 10*time.Second,
 		RetryDelayFunc:           retryDelay,
 		IsFailure:                counts,

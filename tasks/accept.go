@@ -166,29 +166,50 @@ func (c *Client) record(ctx context.Context, t *Task, keyed bool) (existing bool
 	return false, nil
 }
 
-// recordOnce writes the record of a keyed task unless its twin has one or has ended.
+// recordOnce writes the record of a keyed task unless its twin has one or has ended. The
+// record comes first: a twin's record goes after its result is there, so that whoever
+// finds no record finds the result.
 func (c *Client) recordOnce(ctx context.Context, t *Task) (bool, error) {
-	if ended, err := c.endedBefore(ctx, *t); ended || err != nil {
-		return ended, err
-	}
 	document, err := json.Marshal(t)
 	if err != nil {
 		return false, fmt.Errorf("encode the task: %w", err)
 	}
 	key := PendingKey(t.Tenant, t.ID)
 	err = c.cfg.Store.Create(ctx, key, bytes.NewReader(document), "application/json")
-	if err == nil {
-		return false, nil
-	}
-	if !errors.Is(err, storage.ErrExists) {
+	switch {
+	case errors.Is(err, storage.ErrExists):
+		return c.joinTwin(ctx, t)
+	case err != nil:
 		return false, fmt.Errorf("%w: write the pending record: %w", ErrUnknownOutcome, err)
 	}
-	var twin Task
-	if err := readJSON(ctx, c.cfg.Store, key, &twin); err != nil {
-		return false, fmt.Errorf("read the twin's record: %w", err)
+	r, err := c.storedResult(ctx, t.ID)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("%w: look for the result of its twin: %w", ErrUnknownOutcome, err)
 	}
-	if err := sameDigest(twin.Digest, t.Digest); err != nil {
-		return true, err
+	// It has ended: the record is of no use. One that stays is no harm, see settle.
+	_ = c.cfg.Store.Delete(ctx, key)
+	return true, sameDigest(r.Digest, t.Digest)
+}
+
+// joinTwin takes the place of the task that had the key first. A result decides before
+// a record, which may be one that recordOnce is about to take back.
+func (c *Client) joinTwin(ctx context.Context, t *Task) (bool, error) {
+	var twin Task
+	missing := readJSON(ctx, c.cfg.Store, PendingKey(t.Tenant, t.ID), &twin)
+	if missing != nil && !errors.Is(missing, storage.ErrNotFound) {
+		return false, fmt.Errorf("read the twin's record: %w", missing)
+	}
+	r, err := c.storedResult(ctx, t.ID)
+	switch {
+	case err == nil:
+		return true, sameDigest(r.Digest, t.Digest)
+	case !errors.Is(err, ErrNotFound) || missing != nil:
+		return false, fmt.Errorf("read the twin's result: %w", err)
+	case twin.Digest != t.Digest:
+		return true, ErrIdempotencyMismatch
 	}
 	*t = twin
 	return true, nil

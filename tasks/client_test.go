@@ -1,6 +1,7 @@
 package tasks_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -106,6 +107,57 @@ func TestFiftyCallersWithOneKeyMakeOneTask(t *testing.T) {
 		_, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "other"}, tasks.WithIdempotencyKey("order 7"))
 		require.ErrorIs(t, err, tasks.ErrIdempotencyMismatch, name)
 	}
+}
+
+// A producer once was told that its task was accepted, and found the result of another
+// payload: the first task with the key ended between the look for its result and the
+// writing of the record.
+func TestAKeyWhoseTaskEndsMeanwhileStaysThatTasks(t *testing.T) {
+	store := &endsMeanwhile{Store: storage.NewMemory()}
+	client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: store})
+	first, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "hi"}, tasks.WithIdempotencyKey("order 7"))
+	require.NoError(t, err)
+	store.ends = func() {
+		document := readAll(t, store, tasks.PendingKey("default", first.ID))
+		var task tasks.Task
+		require.NoError(t, json.Unmarshal(document, &task))
+		result, err := json.Marshal(tasks.Result{ID: first.ID, Status: tasks.Completed, Digest: task.Digest})
+		require.NoError(t, err)
+		require.NoError(t, store.Put(t.Context(), tasks.ResultKey("default", first.ID), bytes.NewReader(result), "application/json"))
+		require.NoError(t, store.Delete(t.Context(), tasks.PendingKey("default", first.ID)))
+	}
+	_, err = client.Enqueue(t.Context(), tasks.Text{Prompt: "other"}, tasks.WithIdempotencyKey("order 7"))
+	require.ErrorIs(t, err, tasks.ErrIdempotencyMismatch)
+	again, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "hi"}, tasks.WithIdempotencyKey("order 7"))
+	require.NoError(t, err)
+	require.True(t, again.Existing)
+	_, err = store.Head(t.Context(), tasks.PendingKey("default", first.ID))
+	require.ErrorIs(t, err, storage.ErrNotFound, "nothing is pending")
+}
+
+// endsMeanwhile is a store in which something happens just before a record is created.
+type endsMeanwhile struct {
+	storage.Store
+	ends func()
+}
+
+func (s *endsMeanwhile) Create(ctx context.Context, key string, body io.Reader, contentType string) error {
+	if s.ends != nil {
+		ends := s.ends
+		s.ends = nil
+		ends()
+	}
+	return s.Store.Create(ctx, key, body, contentType)
+}
+
+func readAll(t *testing.T, s storage.Store, key string) []byte {
+	t.Helper()
+	body, err := s.Get(t.Context(), key)
+	require.NoError(t, err)
+	defer body.Close()
+	all, err := io.ReadAll(body)
+	require.NoError(t, err)
+	return all
 }
 
 func TestARefusedTaskNeverRuns(t *testing.T) {

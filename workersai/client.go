@@ -27,8 +27,8 @@ const bodyLimit = 64 << 20
 type Client struct {
 	BaseURL   string // Production when empty
 	AccountID string
-	Token     string // never shown in errors
-	Gateway   string // id of an AI Gateway to go through; none when empty
+	Token     string       // never shown in errors
+	Gateway   string       // id of an AI Gateway to go through; none when empty
 	HTTP      *http.Client // nil means one that keeps a connection for each call at once
 }
 

@@ -184,12 +184,12 @@ func (g *Gate) tell(ctx context.Context) {
 
 // leave takes what this process has out of the gates.
 func (g *Gate) leave(ctx context.Context) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	pipe := g.cfg.Redis.Pipeline()
+	g.mu.Lock()
 	for name := range g.lines {
 		pipe.HDel(ctx, Key(name), "p:"+g.process)
 	}
+	g.mu.Unlock()
 	if _, err := pipe.Exec(ctx); err != nil {
 		g.cfg.Log.Debug("gates not left", "error", err) // they forget a silent process by themselves
 	}

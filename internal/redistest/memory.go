@@ -1,9 +1,9 @@
-// Package redistest gives tests a Redis: Memory in this process, for exact tests in
-// synthetic time.
+// Package redistest gives tests a Redis in this process, for exact tests in synthetic
+// time: Memory is a client of one, New a server whose network breaks on demand and
+// whose memory can be lost or set back.
 package redistest
 
 import (
-	"context"
 	"net"
 	"sync"
 	"testing"
@@ -12,28 +12,45 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Memory is an empty Redis that works inside a synctest bubble: no socket is opened,
-// and keys expire by the bubble's clock. It ends with the test.
+// Memory is a client of an empty Redis that works inside a synctest bubble: no socket
+// is opened, and keys expire by the bubble's clock. It ends with the test.
 func Memory(t testing.TB) *redis.Client {
 	t.Helper()
-	server := miniredis.NewMiniRedis()
-	server.ClockTTL(true)
+	return New(t).Client(nil)
+}
+
+// Server is a Redis in this process. It ends with the test.
+type Server struct {
+	t    testing.TB
+	mini *miniredis.Miniredis
+}
+
+// New starts an empty one.
+func New(t testing.TB) *Server {
+	s := &Server{t: t, mini: miniredis.NewMiniRedis()}
+	s.mini.ClockTTL(true)
+	t.Cleanup(s.mini.Close)
+	return s
+}
+
+// Client is a client over a link; a nil Link never breaks. It is closed with the test.
+func (s *Server) Client(l *Link) *redis.Client {
+	if l == nil {
+		l = &Link{}
+	}
 	client := redis.NewClient(&redis.Options{
-		Addr: "127.0.0.1:6379", // never dialled; a name would be looked up
-		Dialer: func(context.Context, string, string) (net.Conn, error) {
-			conn, err := server.Dial()
-			if err != nil {
-				return nil, err
-			}
-			return newBuffered(conn), nil
-		},
+		Addr:            "127.0.0.1:6379", // never dialled; a name would be looked up
+		Dialer:          l.dialer(s.mini),
 		Protocol:        2, // what the in-memory server speaks without a second try
 		DisableIdentity: true,
-		PoolSize:        2000, // waiting for a connection would use timers that outlive a bubble
+		// Waiting for a connection would use timers that outlive a bubble, and waiting
+		// between dials is done under a mutex, which stops a bubble's clock.
+		PoolSize:      2000,
+		DialerRetries: 1,
 	})
-	t.Cleanup(func() {
+	s.t.Cleanup(func() {
+		l.Mend() // else closing would wait for a new connection
 		client.Close()
-		server.Close()
 	})
 	return client
 }

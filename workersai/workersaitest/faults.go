@@ -19,7 +19,7 @@ type Fault struct {
 	From, To int
 
 	Delay      time.Duration // before anything else
-	Hang       bool          // no answer until the caller goes away
+	Hang       bool          // no answer until the caller goes away or Heal is called
 	Reset      bool          // the connection breaks before the model runs
 	Status     int           // answer with Status, Header and Body
 	Header     http.Header   // added to the answer
@@ -41,6 +41,21 @@ func (s *Server) Fault(f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = append(s.faults, &armed{Fault: f})
+}
+
+// Heal forgets the faults. Calls that hang break off.
+func (s *Server) Heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+	close(s.healed)
+	s.healed = make(chan struct{})
+}
+
+func (s *Server) healing() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.healed
 }
 
 // refusal is what the log says of a call that the fault answered.
@@ -77,14 +92,18 @@ func (s *Server) faultFor(t ticket) *Fault {
 }
 
 // before does what happens instead of the inference; true when that was all.
-func (f *Fault) before(w http.ResponseWriter, r *http.Request) bool {
+func (f *Fault) before(w http.ResponseWriter, r *http.Request, healed <-chan struct{}) bool {
 	if !pause(r, f.Delay) {
 		return true
 	}
 	maps.Copy(w.Header(), f.Header)
 	switch {
 	case f.Hang:
-		<-r.Context().Done()
+		select {
+		case <-r.Context().Done():
+		case <-healed:
+			panic(http.ErrAbortHandler)
+		}
 	case f.Reset:
 		panic(http.ErrAbortHandler)
 	case f.Code != 0:

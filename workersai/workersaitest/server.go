@@ -43,6 +43,7 @@ type Server struct {
 	faults   []*armed
 	limits   map[string]*window
 	inFlight int
+	healed   chan struct{} // closed by Heal
 }
 
 // New makes an emulator; there is nothing to close.
@@ -50,7 +51,7 @@ func New(o Options) *Server {
 	if o.PerWindow == 0 {
 		o.PerWindow = time.Minute
 	}
-	s := &Server{opts: o, mux: http.NewServeMux(), limits: map[string]*window{}}
+	s := &Server{opts: o, mux: http.NewServeMux(), limits: map[string]*window{}, healed: make(chan struct{})}
 	s.mux.HandleFunc("GET /_emulator/requests", s.serveLog)
 	s.mux.HandleFunc("POST /_emulator/faults", s.serveFault)
 	s.mux.HandleFunc("POST /_emulator/reset", func(w http.ResponseWriter, _ *http.Request) { s.Reset() })
@@ -107,7 +108,7 @@ func (s *Server) serveRun(w http.ResponseWriter, r *http.Request, model string) 
 	entry, done := s.begin(r, row, model, body)
 	defer done()
 	fault := s.faultFor(*entry)
-	if fault != nil && fault.before(w, r) {
+	if fault != nil && fault.before(w, r, s.healing()) {
 		s.settle(entry, fault.refusal())
 		return
 	}
