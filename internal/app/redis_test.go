@@ -62,11 +62,12 @@ func TestTasksRunOnASingleRedis(t *testing.T) {
 func TestTasksRunOnTheEmbeddedRedis(t *testing.T) { through(t, "embedded:") }
 
 func TestTasksRunOnAClusterOfThreeMasters(t *testing.T) {
-	through(t, "redis-cluster://"+strings.Join(realtest.RedisCluster(t), ","))
+	through(t, "redis-cluster://"+realtest.Addrs(realtest.RedisCluster(t)))
 }
 
 func TestTasksRunBehindASentinel(t *testing.T) {
-	through(t, "redis-sentinel://"+realtest.RedisSentinel(t, "mill")+"/mill")
+	sentinels, _ := realtest.RedisSentinel(t, "mill")
+	through(t, "redis-sentinel://"+realtest.Addrs(sentinels)+"/mill")
 }
 
 func TestARedisThatCannotCarryTheQueueIsRefused(t *testing.T) {
