@@ -43,9 +43,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		config.WithRegion(c.Region), config.WithRetryMaxAttempts(4),
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
 		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
-	}
-	if c.HTTP != nil {
-		options = append(options, config.WithHTTPClient(c.HTTP))
+		config.WithHTTPClient(patient(c.Patience)),
 	}
 	loaded, err := config.LoadDefaultConfig(ctx, options...)
 	if err != nil {
