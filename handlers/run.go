@@ -53,7 +53,9 @@ func (h *Handlers) ProcessTask(ctx context.Context, queued *asynq.Task) error {
 	}
 	draining, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(h.stopping, stop)()
+	if h.cfg.on(guardDrain) {
+		defer context.AfterFunc(h.stopping, stop)()
+	}
 	j := &job{h: h, task: task, draining: draining}
 	j.cancelled, j.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer j.cancel()

@@ -2,11 +2,12 @@ package handlers_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
-	"github.com/neuronmill/neuronmill/handlers"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
@@ -318,29 +318,32 @@ func (s *noResults) Create(ctx context.Context, key string, body io.Reader, cont
 }
 
 func TestAStoredAnswerOfOtherContentIsNotUsed(t *testing.T) {
-	for name, spoil := range map[string]func(map[string]any){
-		"model":  func(a map[string]any) { a["model"] = "@cf/other/model" },
-		"digest": func(a map[string]any) { a["digest"] = "other" },
-		"files":  func(a map[string]any) { a["files"].([]any)[0].(map[string]any)["sha256"] = "00" },
+	for name, story := range map[string]struct {
+		spoil func(map[string]any)
+		calls int
+	}{
+		"its own": {func(map[string]any) {}, 0},
+		"model":   {func(a map[string]any) { a["model"] = "@cf/other/model" }, 1},
+		"digest":  {func(a map[string]any) { a["digest"] = "other" }, 1},
+		"files":   {func(a map[string]any) { a["files"].([]any)[0].(map[string]any)["sha256"] = "00" }, 1},
 	} {
 		alone(t, func(t *testing.T, r *rig) {
-			fails := &noResults{Store: r.store}
-			r.cfg.Store = fails
-			r.work()
 			id := r.enqueue(tasks.Image{Prompt: "a mill"})
-			time.Sleep(10 * time.Second)
-			key := "default/tasks/" + id + "/answer.json"
-			var a map[string]any
-			require.NoError(t, json.Unmarshal(r.read(key), &a))
-			spoil(a)
-			changed, err := json.Marshal(a)
+			var task tasks.Task
+			require.NoError(t, json.Unmarshal(r.read("default/pending/"+id+".json"), &task))
+			picture := r.put("default/tasks/"+id+"/image.png", "picture")
+			sum := sha256.Sum256([]byte("picture"))
+			a := map[string]any{
+				"model": task.Model, "digest": task.Digest, "neurons": 7, "output": map[string]any{"image": picture},
+				"files": []any{map[string]any{"key": picture, "content_type": "image/png", "bytes": 7, "sha256": hex.EncodeToString(sum[:])}},
+			}
+			story.spoil(a)
+			document, err := json.Marshal(a)
 			require.NoError(t, err)
-			time.Sleep(2*time.Minute - 9*time.Second)
-			r.put(key, string(changed))
-			fails.off = true
-			result := r.wait(id)
-			require.Len(t, r.ai.Requests(), 2, name)
-			require.Equal(t, 1, result.Usage.Unsettled, name)
+			r.put("default/tasks/"+id+"/answer.json", string(document))
+			r.work()
+			require.Equal(t, tasks.Completed, r.wait(id).Status, name)
+			require.Len(t, r.ai.Requests(), story.calls, name)
 		})
 	}
 }
@@ -668,7 +671,67 @@ type refusal string
 func (e refusal) Error() string { return string(e) }
 func (refusal) RedisError()     {}
 
-var (
-	_ = slog.Default
-	_ = handlers.Guards
-)
+func TestTheFirstResultStands(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", Delay: 20 * time.Second})
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		time.Sleep(5 * time.Second)
+		// Another run, taken for dead meanwhile, ends first.
+		first := `{"id":"` + id + `","status":"completed","metadata":{"run":"first"}}`
+		require.NoError(t, r.store.Create(t.Context(), tasks.ResultKey("default", id), strings.NewReader(first), "application/json"))
+		time.Sleep(time.Minute)
+		require.Len(t, r.ai.Requests(), 1)
+		require.JSONEq(t, first, string(r.read(tasks.ResultKey("default", id))))
+		require.Empty(t, r.keys("default/pending/"))
+	})
+}
+
+func TestAFailureThatComesSecondIsNotListed(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", Delay: 20 * time.Second, Code: 5006})
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		time.Sleep(5 * time.Second)
+		first := `{"id":"` + id + `","status":"completed"}`
+		require.NoError(t, r.store.Create(t.Context(), tasks.ResultKey("default", id), strings.NewReader(first), "application/json"))
+		time.Sleep(time.Minute)
+		require.Empty(t, r.keys("default/dead/"))
+	})
+}
+
+func TestATaskWhoseDeadlinePassedInTheQueueSendsNoCall(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithTimeToLive(20*time.Second))
+		time.Sleep(25 * time.Second)
+		r.work()
+		result := r.wait(id)
+		require.NotNil(t, result.Error)
+		require.Equal(t, "deadline_exceeded", result.Error.Code)
+		require.Empty(t, r.ai.Requests())
+	})
+}
+
+// The queue cannot write down an error with a broken byte: its task would stay with a
+// worker that has let it go.
+func TestABrokenByteInAnErrorDoesNotKeepItsTask(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		r.cfg.Store = &cutText{Store: r.store, until: time.Now().Add(5 * time.Second)}
+		r.work()
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		start := time.Now()
+		require.Equal(t, tasks.Completed, r.wait(id).Status)
+		require.Less(t, time.Since(start), 20*time.Second)
+	})
+}
+
+// cutText is a store whose errors hold a text cut in the middle of a letter.
+type cutText struct {
+	storage.Store
+	until time.Time
+}
+
+func (s *cutText) Head(ctx context.Context, key string) (storage.Info, error) {
+	if time.Now().Before(s.until) {
+		return storage.Info{}, errors.New("503: caf\xc3")
+	}
+	return s.Store.Head(ctx, key)
+}
