@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -90,11 +91,13 @@ func TestAWorkerThatLivesKeepsItsTaskWhileRedisIsAway(t *testing.T) {
 		r.redis.AddHook(cut)
 		r.ai.Fault(workersaitest.Fault{Kind: "text", Delay: 3 * time.Minute})
 		first.work()
+		defer func() { first.stop() }()
 		id := r.enqueue(tasks.Text{Prompt: "long"})
 		time.Sleep(5 * time.Second)
 		require.Len(t, r.ai.Requests(), 1)
 		second.cfg.AI = r.ai.Client()
 		second.work()
+		defer func() { second.stop() }()
 		time.Sleep(5 * time.Second)
 		cut.cut(true)
 		time.Sleep(90 * time.Second)
@@ -104,8 +107,6 @@ func TestAWorkerThatLivesKeepsItsTaskWhileRedisIsAway(t *testing.T) {
 		require.Zero(t, result.Usage.Unsettled)
 		time.Sleep(2 * time.Minute)
 		require.Len(t, r.ai.Requests(), 1, "nobody else has paid for it")
-		first.stop()
-		second.stop()
 	})
 }
 
@@ -654,15 +655,13 @@ func (f *refuses) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func (f *refuses) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		for _, cmd := range cmds {
-			if f.hit(cmd) {
-				for _, c := range cmds {
-					c.SetErr(refusal(f.word))
-				}
-				return refusal(f.word)
-			}
+		if !slices.ContainsFunc(cmds, f.hit) {
+			return next(ctx, cmds)
 		}
-		return next(ctx, cmds)
+		for _, c := range cmds {
+			c.SetErr(refusal(f.word))
+		}
+		return refusal(f.word)
 	}
 }
 
