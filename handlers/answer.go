@@ -180,9 +180,30 @@ func (h *Handlers) storeFiles(ctx context.Context, j *job, out *output, result j
 func (h *Handlers) forgetAnswers(ctx context.Context, j *job) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	for _, key := range j.answers {
+	for _, key := range append(h.leftBehind(ctx, j), j.answers...) {
 		if err := h.cfg.Store.Delete(ctx, key); err != nil {
 			h.cfg.Log.Debug("answer not removed", "key", key, "error", clean(err.Error()))
 		}
 	}
+}
+
+// leftBehind finds what earlier runs have stored, where this one ends the task without
+// a call of its own: answers and, if it failed, artefacts.
+func (h *Handlers) leftBehind(ctx context.Context, j *job) []string {
+	if !j.over && (!j.startedAt.IsZero() || j.counts.calls == 0) {
+		return nil
+	}
+	var keys []string
+	for info, err := range h.cfg.Store.List(ctx, j.key(""), "") {
+		if err != nil {
+			h.cfg.Log.Debug("answers not looked for", "task", j.task.ID, "error", clean(err.Error()))
+			return nil
+		}
+		name := strings.TrimPrefix(info.Key, j.key(""))
+		stays := name == "result.json" || name == "task.json" || strings.HasPrefix(name, "input")
+		if strings.HasPrefix(name, "answer") || j.failed && !stays {
+			keys = append(keys, info.Key)
+		}
+	}
+	return keys
 }

@@ -46,31 +46,37 @@ func (h *Handlers) readCounters(ctx context.Context, id string) (counters, error
 	return countersOf(values), nil
 }
 
+// countCall counts a call unless another process has become the task's holder or ended
+// it, as happens when Redis lost its last moments or this process was not there.
+var countCall = `
+local holder = redis.call("HGET", KEYS[1], "holder")
+if holder and holder ~= ARGV[1] or redis.call("HEXISTS", KEYS[1], "result") == 1 then return 0 end
+redis.call("HSET", KEYS[1], "holder", ARGV[1])
+redis.call("HINCRBY", KEYS[1], "calls", 1)
+redis.call("HINCRBY", KEYS[1], "attempts", ARGV[2])
+redis.call("EXPIREAT", KEYS[1], ARGV[3])
+return 1`
+
 // count writes down that a call is about to be sent for these tasks. A call that cannot
 // be counted is not sent, else a sick Redis would make it free to try for ever; nor is
-// one for a task that was taken from this process while it was not there.
+// one with a task in it that another process is at.
 func (h *Handlers) count(ctx context.Context, riders []*job) error {
-	holders, ended := make([]*redis.StringCmd, len(riders)), make([]*redis.BoolCmd, len(riders))
 	pipe := h.cfg.Redis.Pipeline()
+	replies := make([]*redis.Cmd, len(riders))
 	for i, j := range riders {
-		key := tasks.LiveKey(j.task.ID)
-		holders[i], ended[i] = pipe.HGet(ctx, key, "holder"), pipe.HExists(ctx, key, "result")
-		pipe.HIncrBy(ctx, key, "calls", 1)
-		if j.startedAt.IsZero() {
-			pipe.HIncrBy(ctx, key, "attempts", 1)
-		}
-		pipe.ExpireAt(ctx, key, j.task.Deadline.Add(tasks.LiveTTL))
+		replies[i] = pipe.Eval(ctx, countCall, []string{tasks.LiveKey(j.task.ID)},
+			h.presence.me, j.firstCall(), j.task.Deadline.Add(tasks.LiveTTL).Unix())
 	}
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) && h.cfg.on(guardCount) {
+	if _, err := pipe.Exec(ctx); err != nil && h.cfg.on(guardCount) {
 		return fmt.Errorf("count the call: %w", err)
 	}
-	taken := false
+	lost := false
 	for i, j := range riders {
-		if by := holders[i].Val(); h.cfg.on(guardFence) && (by != "" && by != h.presence.me || ended[i].Val()) {
-			taken, j.held = true, false // it is not ours to release
+		if n, err := replies[i].Int(); err == nil && n == 0 && h.cfg.on(guardFence) {
+			j.held, lost = false, true
 		}
 	}
-	if taken {
+	if lost {
 		h.uncount(ctx, riders)
 		return errHeld()
 	}
@@ -84,17 +90,25 @@ func (h *Handlers) count(ctx context.Context, riders []*job) error {
 	return nil
 }
 
-// uncount takes back what was written down of a call that is not sent after all.
+// firstCall is 1 when a call would be the first of this run, which makes it an attempt.
+func (j *job) firstCall() int {
+	if j.startedAt.IsZero() {
+		return 1
+	}
+	return 0
+}
+
+// uncount takes back what was counted for a call that is not sent.
 func (h *Handlers) uncount(ctx context.Context, riders []*job) {
 	pipe := h.cfg.Redis.Pipeline()
 	for _, j := range riders {
-		pipe.HIncrBy(ctx, tasks.LiveKey(j.task.ID), "calls", -1)
-		if j.startedAt.IsZero() {
-			pipe.HIncrBy(ctx, tasks.LiveKey(j.task.ID), "attempts", -1)
+		if j.held {
+			pipe.HIncrBy(ctx, tasks.LiveKey(j.task.ID), "calls", -1)
+			pipe.HIncrBy(ctx, tasks.LiveKey(j.task.ID), "attempts", int64(-j.firstCall()))
 		}
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
-		h.cfg.Log.Warn("a call that was not sent stays counted", "error", clean(err.Error()))
+		h.cfg.Log.Warn("calls that were not sent stay counted", "error", clean(err.Error()))
 	}
 }
 

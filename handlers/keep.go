@@ -86,6 +86,7 @@ func (h *Handlers) finish(ctx context.Context, j *job, r tasks.Result) error {
 	if err != nil {
 		return fmt.Errorf("store the result: %w", err)
 	}
+	j.failed = r.Status == tasks.Failed
 	failpoint.Hit("after-result")
 	h.announce(ctx, j, document)
 	h.logEnd(j, r)

@@ -30,6 +30,8 @@ type job struct {
 	answered  int       // calls whose answers this run has
 	givenBack bool      // this run does not count as an attempt
 	neurons   float64
+	over      bool     // it had its result when this run began
+	failed    bool     // this run wrote its failure
 	answers   []string // keys of stored answers
 	raw       []byte   // what could not be decoded
 }
@@ -94,6 +96,7 @@ func (h *Handlers) rescue(err *error) {
 func (h *Handlers) run(ctx context.Context, j *job) error {
 	_, err := h.cfg.Store.Head(ctx, tasks.ResultKey(j.task.Tenant, j.task.ID))
 	if err == nil && h.cfg.on(guardResultFirst) {
+		j.over = true
 		return nil
 	}
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {

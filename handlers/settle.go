@@ -24,6 +24,8 @@ func (h *Handlers) settle(ctx context.Context, j *job, err error) error {
 		}
 	}
 	defer h.release(ctx, j)
+	// Answers go before the record: while that stands the task comes again.
+	h.forgetAnswers(ctx, j)
 	failpoint.Hit("before-pending-delete")
 	// A record that stays is no harm: the reaper brings the task again, and it is
 	// acknowledged by its result.
@@ -32,7 +34,6 @@ func (h *Handlers) settle(ctx context.Context, j *job, err error) error {
 			return &handback{after: 5 * time.Second, why: "delete the pending record: " + clean(err.Error())}
 		}
 	}
-	h.forgetAnswers(ctx, j)
 	failpoint.Hit("before-ack")
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/hibiken/asynq"
 	"github.com/neuronmill/neuronmill/tasks"
-	"golang.org/x/sync/errgroup"
 )
 
 // Worker takes tasks from Redis until it is told to stop.
@@ -40,16 +39,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.quiet.stopWith(ctx)
 	defer h.present(ctx)()
 	var servers []*asynq.Server
-	defer func() {
-		var g errgroup.Group
-		for _, s := range servers {
-			g.Go(func() error { s.Shutdown(); return nil })
-		}
-		_ = g.Wait()
-		if w.cfg.on(guardLinger) {
-			h.runs.Wait() // a server does not wait for a task whose lease it lost
-		}
-	}()
+	defer func() { h.shutDown(servers) }()
 	for _, k := range w.cfg.Kinds {
 		for _, l := range []tasks.Lane{tasks.Interactive, tasks.Bulk} {
 			s := asynq.NewServerFromRedisClient(w.cfg.Redis, w.serverConfig(k, l))

@@ -20,6 +20,7 @@ type verdict struct {
 	ends                       map[string]int // results by status and code
 	calls, paid                int
 	again                      map[string]int // paid calls beyond the first that are allowed, by reason
+	twice                      []string       // the same, each
 	lost, double, overpaid     []string
 	unexplained, litter, wrong []string
 }
@@ -161,12 +162,15 @@ func (r *run) judgePaid(v *verdict, name string, calls []call, ends []tasks.Resu
 		}
 	}
 	for i := 0; i+1 < len(paid); i++ {
-		if reason := r.reason(paid[i], paid[i+1], stored); reason != "" {
-			v.again[reason]++
+		what := fmt.Sprintf("%s: call by worker %d from %s to %s, again by worker %d at %s, stored at %s", name, paid[i].Worker,
+			clock(paid[i].Start), clock(paid[i].End), paid[i+1].Worker, clock(paid[i+1].Start), clock(stored))
+		reason := r.reason(paid[i], paid[i+1], stored)
+		if reason == "" {
+			v.overpaid = append(v.overpaid, what)
 			continue
 		}
-		v.overpaid = append(v.overpaid, fmt.Sprintf("%s: call by worker %d at %s, again by worker %d at %s, stored at %s",
-			name, paid[i].Worker, clock(paid[i].Start), paid[i+1].Worker, clock(paid[i+1].Start), clock(stored)))
+		v.again[reason]++
+		v.twice = append(v.twice, reason+": "+what)
 	}
 }
 
@@ -223,6 +227,7 @@ func (r *run) judgeObjects(ctx context.Context, v *verdict, o *outside) error {
 		a, named := of[info.Key]
 		id, file, _ := strings.Cut(strings.TrimPrefix(info.Key, "default/tasks/"), "/")
 		_, ended := o.ends[id]
+		dead, _ := strings.CutSuffix(strings.TrimPrefix(info.Key, "default/dead/"), ".json")
 		switch {
 		case named:
 			delete(of, info.Key)
@@ -230,6 +235,7 @@ func (r *run) judgeObjects(ctx context.Context, v *verdict, o *outside) error {
 				v.wrong = append(v.wrong, why)
 			}
 		case ended && (file == "result.json" || file == "task.json" || file == "input.json"):
+		case o.ends[dead].Status == tasks.Failed: // its mark in the list of failures
 		default:
 			v.litter = append(v.litter, info.Key)
 		}

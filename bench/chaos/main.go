@@ -191,5 +191,6 @@ func (r *run) keepEvidence(v *verdict, calls []call, o *outside) error {
 	}
 	return errors.Join(
 		dump(r.j, "orders.jsonl", r.producer.orders), dump(r.j, "calls.jsonl", calls), dump(r.j, "results.jsonl", ends),
+		dump(r.j, "paid-again.jsonl", v.twice),
 		dump(r.j, "violations.jsonl", slices.Concat(v.lost, v.double, v.overpaid, v.unexplained, v.litter, v.wrong)))
 }

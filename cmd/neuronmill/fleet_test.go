@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,22 +32,33 @@ type fleet struct {
 	binary string
 	env    []string
 	api    string // where the emulator listens
-	redis  *redis.Client
+	redis  redis.UniversalClient
 	store  storage.Store
 }
 
 func newFleet(t *testing.T) *fleet {
+	f, _ := newFleetOnOne(t)
+	return f
+}
+
+// newFleetOnOne gives the Redis too, for those who kill it.
+func newFleetOnOne(t *testing.T) (*fleet, *realtest.Server) {
 	server := realtest.Redis(t)
+	return newFleetOn(t, "redis://"+server.Addr+"/0", redis.NewClient(&redis.Options{Addr: server.Addr})), server
+}
+
+func newFleetOn(t *testing.T, redisURL string, client redis.UniversalClient) *fleet {
+	binary, err := built()
+	require.NoError(t, err)
 	storeURL := realtest.S3(t)
-	f := &fleet{t: t, binary: build(t), redis: redis.NewClient(&redis.Options{Addr: server.Addr})}
+	f := &fleet{t: t, binary: binary, redis: client}
 	t.Cleanup(func() { f.redis.Close() })
-	var err error
 	f.store, _, err = app.OpenStore(t.Context(), app.Settings{StoreURL: storeURL})
 	require.NoError(t, err)
 	address := realtest.FreeAddr(t)
 	f.api = "http://" + address
 	f.env = append(os.Environ(),
-		"NEURONMILL_REDIS_URL=redis://"+server.Addr+"/0",
+		"NEURONMILL_REDIS_URL="+redisURL,
 		"NEURONMILL_STORE_URL="+storeURL,
 		"NEURONMILL_DATA_DIR="+t.TempDir(),
 		"CLOUDFLARE_ACCOUNT_ID=0123456789abcdef0123456789abcdef",
@@ -57,13 +70,18 @@ func newFleet(t *testing.T) *fleet {
 	return f
 }
 
-// build makes the binary with failpoints, once for all tests.
-func build(t *testing.T) string {
-	binary := filepath.Join(t.TempDir(), "neuronmill")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "failpoint", "-o", binary, ".").CombinedOutput()
-	require.NoError(t, err, string(out))
-	return binary
-}
+// built makes the binary with failpoints, once for all tests.
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "neuronmill-test-")
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(dir, "neuronmill")
+	if out, err := exec.Command("go", "build", "-tags", "failpoint", "-o", binary, ".").CombinedOutput(); err != nil {
+		return binary, fmt.Errorf("%w: %s", err, out)
+	}
+	return binary, nil
+})
 
 // start runs a command that goes on until the test ends; its output shows on failure.
 func (f *fleet) start(args ...string) *exec.Cmd {
@@ -93,10 +111,16 @@ func (f *fleet) startWith(env []string, args ...string) *exec.Cmd {
 // run runs a command to its end and gives what it printed.
 func (f *fleet) run(args ...string) string {
 	f.t.Helper()
+	return f.runOn("", args...)
+}
+
+// runOn does so with something on stdin.
+func (f *fleet) runOn(stdin string, args ...string) string {
+	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, f.binary, args...)
-	cmd.Env = f.env
+	cmd.Env, cmd.Stdin = f.env, strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	require.NoError(f.t, cmd.Run(), stderr.String())
@@ -140,6 +164,7 @@ func (f *fleet) results(prefix string) map[string]tasks.Result {
 }
 
 func TestEveryKindRunsThroughSeparateProcesses(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	f.start("worker", "--concurrency", "2")
 	clip := filepath.Join(t.TempDir(), "clip.wav")
@@ -168,6 +193,7 @@ func TestEveryKindRunsThroughSeparateProcesses(t *testing.T) {
 }
 
 func TestAWorkerKilledAtAnyArrowLeavesExactlyOneResult(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	points := []string{"taken", "before-call", "after-call", "after-artefact", "before-result", "after-result", "before-pending-delete", "before-ack"}
 	for _, point := range points {

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/realtest"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// fault makes calls go wrong at the emulator.
+func (f *fleet) fault(what workersaitest.Fault) {
+	f.t.Helper()
+	document, err := json.Marshal(what)
+	require.NoError(f.t, err)
+	resp, err := http.Post(f.api+"/_emulator/faults", "application/json", bytes.NewReader(document))
+	require.NoError(f.t, err)
+	resp.Body.Close()
+	require.Equal(f.t, http.StatusOK, resp.StatusCode)
+}
+
+// enqueue puts so many translations into a lane.
+func (f *fleet) enqueue(n int, lane tasks.Lane) {
+	f.t.Helper()
+	var lines strings.Builder
+	for i := range n {
+		fmt.Fprintf(&lines, "line %d\n", i)
+	}
+	ids := f.runOn(lines.String(), "enqueue", "translation", "-", "--target-lang", "es", "--lane", string(lane))
+	require.Len(f.t, strings.Fields(ids), n)
+}
+
+// called waits until the emulator has met so many calls.
+func (f *fleet) called(n int) {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool { return len(f.calls()) >= n }, time.Minute, 100*time.Millisecond)
+}
+
+// ended waits until so many tasks have completed and nothing is left of them.
+func (f *fleet) ended(n int) {
+	f.t.Helper()
+	var results map[string]tasks.Result
+	require.Eventually(f.t, func() bool {
+		results = f.results("default/tasks/")
+		return len(results) == n && f.pending() == 0
+	}, 4*time.Minute, 500*time.Millisecond, "the tasks do not all end")
+	for id, r := range results {
+		require.Equal(f.t, tasks.Completed, r.Status, id)
+	}
+}
+
+// TestRedisMayBeKilledUnderLoad kills it while calls run. Those go on, and neither
+// their results nor any waiting task is lost, or paid for again.
+func TestRedisMayBeKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	for name, mangle := range map[string]func(*realtest.Server){
+		"and keep its file":               func(*realtest.Server) {},
+		"and lose the tail of its file":   func(s *realtest.Server) { s.CutTail(3000) },
+		"and lose its file as if it were": (*realtest.Server).Forget,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, server := newFleetOnOne(t)
+			f.fault(workersaitest.Fault{Delay: 5 * time.Second})
+			f.start("worker", "--kinds", "translation", "--concurrency", "3")
+			f.enqueue(5, tasks.Interactive)
+			f.enqueue(5, tasks.Bulk)
+			f.called(6)
+			server.Kill()
+			mangle(server)
+			server.Start()
+			f.ended(10)
+			require.Len(t, f.calls(), 10)
+		})
+	}
+}
+
+func TestASentinelMayFailOverUnderLoad(t *testing.T) {
+	t.Parallel()
+	sentinels, servers := realtest.RedisSentinel(t, "mill")
+	f := newFleetOn(t, "redis-sentinel://"+realtest.Addrs(sentinels)+"/mill",
+		redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "mill", SentinelAddrs: strings.Split(realtest.Addrs(sentinels), ",")}))
+	f.fault(workersaitest.Fault{Delay: 5 * time.Second})
+	f.start("worker", "--kinds", "translation", "--concurrency", "3")
+	f.enqueue(10, tasks.Interactive)
+	f.called(3)
+	servers[0].Kill()
+	f.ended(10)
+	require.Len(t, f.calls(), 10)
+}
+
+func TestAMasterOfAClusterMayBeKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	servers := realtest.RedisCluster(t)
+	addrs := realtest.Addrs(servers)
+	f := newFleetOn(t, "redis-cluster://"+addrs, redis.NewClusterClient(&redis.ClusterOptions{Addrs: strings.Split(addrs, ",")}))
+	f.fault(workersaitest.Fault{Delay: 5 * time.Second})
+	f.start("worker", "--kinds", "translation", "--concurrency", "3")
+	f.enqueue(5, tasks.Interactive)
+	f.enqueue(5, tasks.Bulk)
+	f.called(6)
+	for _, s := range servers { // whichever has the queue is among them
+		s.Kill()
+		s.Start()
+		realtest.WaitTCP(t, s.Addr)
+	}
+	f.ended(10)
+	require.Len(t, f.calls(), 10)
+}
+
+// TestFiveRollingRestartsCostNoCall replaces the worker again and again while calls of
+// 20 s run: each finishes what it has begun.
+func TestFiveRollingRestartsCostNoCall(t *testing.T) {
+	t.Parallel()
+	const restarts = 5
+	f := newFleet(t)
+	f.fault(workersaitest.Fault{Delay: 20 * time.Second})
+	var stopped []*exec.Cmd
+	worker := f.start("worker", "--kinds", "translation")
+	for i := range restarts {
+		f.enqueue(2, tasks.Interactive)
+		f.called(2 * (i + 1))
+		next := f.start("worker", "--kinds", "translation")
+		require.NoError(t, worker.Process.Signal(syscall.SIGTERM))
+		stopped, worker = append(stopped, worker), next
+	}
+	for _, w := range stopped {
+		require.NoError(t, w.Wait(), "a worker drains and ends well")
+	}
+	f.ended(2 * restarts)
+	require.Len(t, f.calls(), 2*restarts)
+}
+
+func TestASecondSIGTERMStopsAtOnceAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.fault(workersaitest.Fault{Delay: 10 * time.Minute, To: 1})
+	worker := f.start("worker", "--kinds", "image")
+	id := strings.TrimSpace(f.run("enqueue", "image", "cut short"))
+	f.called(1)
+	done := make(chan error, 1)
+	go func() { done <- worker.Wait() }()
+	require.Eventually(t, func() bool { // signals that come together are one
+		_ = worker.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	}, time.Minute, 100*time.Millisecond)
+	require.Equal(t, 130, worker.ProcessState.ExitCode())
+	f.expireLease(id)
+	f.start("worker", "--kinds", "image")
+	f.ended(1)
+	require.Len(t, f.calls(), 2, "one that was cut short and one more")
+}
