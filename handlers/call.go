@@ -113,7 +113,10 @@ func (h *Handlers) tellGate(ctx context.Context, place *limit.Place, model strin
 // turn bounds the wait for a call: the deadline, a person's cancel and the stop of the
 // worker end it. What was paid for so far is stored.
 func (j *job) turn(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithDeadlineCause(ctx, j.task.Deadline, deadlineExceeded(j.task.Deadline))
+	cancel := context.CancelFunc(func() {})
+	if j.h.cfg.on(guardDeadline) {
+		ctx, cancel = context.WithDeadlineCause(ctx, j.task.Deadline, deadlineExceeded(j.task.Deadline))
+	}
 	ctx, end := context.WithCancelCause(ctx)
 	drained := context.AfterFunc(j.draining, func() {
 		end(&limit.PauseError{Model: j.task.Model, Until: time.Now(), Reason: "worker is stopping"})

@@ -18,12 +18,12 @@ import (
 // from a queue that is refused waits before it says that the queue is empty, and a
 // refused login keeps all new connections waiting.
 type damper struct {
-	log      *slog.Logger
-	stopping context.Context // nobody is kept waiting any more
+	log *slog.Logger
 
-	mu      sync.Mutex
-	refused int       // in a row
-	until   time.Time // no new connection before it
+	mu       sync.Mutex
+	stopping context.Context // when it ends, nobody is kept waiting any more
+	refused  int             // in a row
+	until    time.Time       // no new connection before it
 }
 
 const (
@@ -87,13 +87,22 @@ func (d *damper) note(word string) time.Duration {
 	return quiet
 }
 
+func (d *damper) stopWith(ctx context.Context) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopping = ctx
+}
+
 func (d *damper) wait(ctx context.Context, quiet time.Duration) {
 	if quiet <= 0 {
 		return
 	}
+	d.mu.Lock()
+	stopping := d.stopping
+	d.mu.Unlock()
 	select {
 	case <-ctx.Done():
-	case <-d.stopping.Done():
+	case <-stopping.Done():
 	case <-time.After(quiet):
 	}
 }

@@ -22,22 +22,49 @@ func switchedOff() []string {
 // twins names, for each protection, the test that must fail without it.
 var twins = map[string]string{
 	"result-first": "TestATaskThatHasAResultIsNotPaidAgain",
+	"create-only":  "TestTheFirstResultStands",
+	"detached":     "TestARunningCallOutlivesTheStopOfItsWorker",
+	"one-run":      "TestAWipedRedisCostsARunningTaskNoSecondCall",
+	"holder":       "TestAWorkerThatLivesKeepsItsTaskWhileRedisIsAway",
+	"count":        "TestACallThatCannotBeCountedIsNotSent",
+	"hold":         "TestABucketThatIsAwayForAWhileCostsNoSecondCall",
+	"answer":       "TestAPaidPictureIsNotPaidForAgain",
+	"clean":        "TestABrokenByteInAnErrorDoesNotKeepItsTask",
+	"recover":      "TestAPanicInAGoroutineOfAHandlerEndsItsTaskAlone",
+	"drain":        "TestAStoppingWorkerSendsNoCallAndStoresTheRunningOnes",
+	"cancel":       "TestACancelledTaskEndsInAnyState",
+	"deadline":     "TestATaskWhoseDeadlinePassedInTheQueueSendsNoCall",
+	"poison":       "TestATaskThatKillsItsWorkersIsPoisonedAndItsNeighboursAreNot",
+	"alone":        "TestATaskThatKillsItsWorkersIsPoisonedAndItsNeighboursAreNot",
+	"leases":       "TestATaskOfADeadWorkerComesBackWithinFortySeconds",
+	"stranded":     "TestAnActiveTaskWithoutALeaseComesBack",
+	"corrupt":      "TestADamagedMessageDoesNotStopTheRecoveryOfOthers",
+	"expired":      "TestExpiredTasksEndWhereverTheyWait",
+	"archived":     "TestAnArchivedTaskGetsItsFailureDocument",
+	"pending":      "TestAPendingRecordThatTheQueueLostRunsAgain",
+	"damp":         "TestARedisThatRefusesIsNotAskedWithoutPause",
 }
 
 // A test of a protection that passes without the protection shows nothing. Each runs
 // in a process of its own, since it is meant to fail there.
 func TestEachProtectionsTestFailsWithoutIt(t *testing.T) {
-	if os.Getenv(without) != "" {
-		t.Skip("this is a twin")
+	if os.Getenv(without) != "" || testing.Short() {
+		t.Skip("this is a twin, or a short run")
 	}
-	for guard, name := range twins {
-		require.Contains(t, handlers.Guards(), guard)
+	for _, guard := range handlers.Guards() {
+		name := twins[guard]
+		require.NotEmpty(t, name, "no test shows that the protection %q is needed", guard)
 		t.Run(guard, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+name+"$", "-test.v", "-test.timeout=60s")
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+name+"$", "-test.v", "-test.timeout=5m")
 			cmd.Env = append(os.Environ(), without+"="+guard)
 			out, err := cmd.CombinedOutput()
 			require.Contains(t, string(out), "=== RUN   "+name, "there is no such test")
+			if strings.Contains(string(out), "SKIPPED, NOT TESTED") {
+				t.Skip("its test is skipped here")
+			}
 			require.Error(t, err, "%s passes without the protection", name)
+			require.NotContains(t, string(out), "panic: test timed out", "it does not end, which shows nothing")
 		})
 	}
 }

@@ -53,7 +53,9 @@ func (h *Handlers) ProcessTask(ctx context.Context, queued *asynq.Task) error {
 	}
 	draining, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(h.stopping, stop)()
+	if h.cfg.on(guardDrain) {
+		defer context.AfterFunc(h.stopping, stop)()
+	}
 	j := &job{h: h, task: task, draining: draining}
 	j.cancelled, j.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer j.cancel()
@@ -140,6 +142,7 @@ func (h *Handlers) enter(ctx context.Context, j *job) (leave func(), err error) 
 		err = h.take(ctx, j)
 	}
 	if err != nil {
+		j.inBody.Store(false)
 		leave()
 		return nil, err
 	}

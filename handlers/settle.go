@@ -15,7 +15,11 @@ import (
 // settle ends a run: nil acknowledges the task, an error brings it again.
 func (h *Handlers) settle(ctx context.Context, j *job, err error) error {
 	if err != nil {
-		if err = h.carryOut(ctx, j, judge(err, j.counts, j.spec)); err != nil {
+		v := judge(err, j.counts, j.spec)
+		if !h.cfg.on(guardClean) {
+			v.why = err.Error()
+		}
+		if err = h.carryOut(ctx, j, v); err != nil {
 			return err
 		}
 	}

@@ -15,15 +15,21 @@ import (
 
 // Worker takes tasks from Redis until it is told to stop.
 type Worker struct {
-	cfg Config
+	cfg   Config
+	quiet *damper
 }
 
-// NewWorker makes a worker; Run starts it.
+// NewWorker makes a worker; Run starts it. It adds a hook to the Redis client.
 func NewWorker(cfg Config) (*Worker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	return &Worker{cfg: cfg.withDefaults()}, nil
+	cfg = cfg.withDefaults()
+	w := &Worker{cfg, &damper{log: cfg.Log, stopping: context.Background()}}
+	if cfg.on(guardDamp) {
+		cfg.Redis.AddHook(w.quiet)
+	}
+	return w, nil
 }
 
 // Run works until ctx ends, then starts no new call, lets the running ones finish and
@@ -31,10 +37,7 @@ func NewWorker(cfg Config) (*Worker, error) {
 // task can take the slots of interactive work.
 func (w *Worker) Run(ctx context.Context) error {
 	h := newHandlers(w.cfg, ctx)
-	quiet := &damper{log: w.cfg.Log, stopping: ctx}
-	if w.cfg.on(guardDamp) {
-		w.cfg.Redis.AddHook(quiet)
-	}
+	w.quiet.stopWith(ctx)
 	defer h.present(ctx)()
 	var servers []*asynq.Server
 	defer func() {
@@ -46,7 +49,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}()
 	for _, k := range w.cfg.Kinds {
 		for _, l := range []tasks.Lane{tasks.Interactive, tasks.Bulk} {
-			s := asynq.NewServerFromRedisClient(w.cfg.Redis, w.serverConfig(k, l, quiet))
+			s := asynq.NewServerFromRedisClient(w.cfg.Redis, w.serverConfig(k, l))
 			if err := s.Start(h); err != nil {
 				return fmt.Errorf("start the server of %s: %w", tasks.Queue(k, l), err)
 			}
@@ -88,7 +91,7 @@ func (h *Handlers) present(ctx context.Context) (gone func()) {
 	return func() { cancel(); <-done }
 }
 
-func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane, quiet *damper) asynq.Config {
+func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane) asynq.Config {
 	check := 50 * time.Millisecond
 	if l == tasks.Bulk {
 		check = 250 * time.Millisecond
@@ -102,7 +105,7 @@ func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane, quiet *damper) asynq.C
 		ShutdownTimeout:          spec.Timeout + grace + 10*time.Second,
 		RetryDelayFunc:           retryDelay,
 		IsFailure:                counts,
-		Logger:                   asynqLog{w.cfg.Log, quiet},
+		Logger:                   asynqLog{w.cfg.Log, w.quiet},
 		LogLevel:                 asynq.WarnLevel,
 	}
 }

@@ -85,10 +85,22 @@ func (c *Client) Enqueue(ctx context.Context, p Payload, opts ...Option) (Accept
 }
 
 // Wait returns a task's result once it has ended; a failed result is no error. It
-// asks Redis every 50 ms at first and every second later.
+// asks Redis every 50 ms at first and every second later, and the bucket, which is
+// paid by the request, up to every 15 seconds.
 func (c *Client) Wait(ctx context.Context, id string) (*Result, error) {
-	for pause := 50 * time.Millisecond; ; pause = min(pause*5/4, time.Second) {
-		r, err := c.Result(ctx, id)
+	var (
+		asked time.Time // the bucket
+		rest  = firstPause
+	)
+	for pause := firstPause; ; pause = min(pause*5/4, time.Second) {
+		r, err := c.announced(ctx, id)
+		if err != nil && c.cfg.Store != nil {
+			err = ErrNotFound
+			if time.Since(asked) >= rest {
+				r, err = c.storedResult(ctx, id)
+				asked, rest = time.Now(), min(rest*5/4, 15*time.Second)
+			}
+		}
 		if err == nil || !errors.Is(err, ErrNotFound) {
 			return r, err
 		}
@@ -99,3 +111,5 @@ func (c *Client) Wait(ctx context.Context, id string) (*Result, error) {
 		}
 	}
 }
+
+const firstPause = 50 * time.Millisecond

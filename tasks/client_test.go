@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -196,4 +197,32 @@ func canonical(t *testing.T, v any) string {
 	b, err := json.Marshal(v)
 	require.NoError(t, err)
 	return string(b)
+}
+
+// counted counts what is asked of a bucket.
+type counted struct {
+	storage.Store
+	gets int
+}
+
+func (c *counted) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	c.gets++
+	return c.Store.Get(ctx, key)
+}
+
+func TestWaitingForAnHourCostsFewRequestsToTheBucket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bucket := &counted{Store: storage.NewMemory()}
+		client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: bucket})
+		done := make(chan error)
+		go func() {
+			_, err := client.Wait(t.Context(), "t_1")
+			done <- err
+		}()
+		time.Sleep(time.Hour)
+		document := `{"id":"t_1","status":"completed"}`
+		require.NoError(t, bucket.Create(t.Context(), tasks.ResultKey("default", "t_1"), strings.NewReader(document), ""))
+		require.NoError(t, <-done)
+		require.Less(t, bucket.gets, 300)
+	})
 }

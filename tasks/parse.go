@@ -113,8 +113,13 @@ func fieldOf(err error) string {
 	case errors.As(err, &syntactic):
 		pointer = syntactic.JSONPointer
 	}
+	const most = 100
 	var b strings.Builder
 	for token := range pointer.Tokens() {
+		if b.Len() > most {
+			b.WriteString("…")
+			break
+		}
 		if strings.Trim(token, "0123456789") == "" {
 			b.WriteString("[" + token + "]")
 			continue

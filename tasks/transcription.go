@@ -3,10 +3,11 @@ package tasks
 import (
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
+	"github.com/neuronmill/neuronmill/storage"
 )
 
 // Transcription turns speech into text.
@@ -43,8 +44,10 @@ func (t Transcription) Validate() error {
 	if t.Audio.URL != "" {
 		checkURL(&p, "audio.url", t.Audio.URL)
 	}
-	if k := t.Audio.Key; len(k) > 1024 || !utf8.ValidString(k) || strings.ContainsFunc(k, control) {
-		p.add("audio.key", "is not a valid object key")
+	if t.Audio.Key != "" {
+		if err := storage.CheckKey(t.Audio.Key); err != nil {
+			p.add("audio.key", "%v", err)
+		}
 	}
 	if l := t.Language; l != "" && (len(l) > 8 || strings.Trim(strings.ToLower(l), "abcdefghijklmnopqrstuvwxyz-") != "") {
 		p.add("language", "%s is no language code", quote(l))
@@ -90,8 +93,17 @@ func checkURL(p *Problems, field, raw string) {
 		p.add(field, "must be at port 443")
 	}
 	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
-	_, literal := netip.ParseAddr(strings.Trim(host, "[]"))
-	if literal == nil || host == "localhost" || strings.HasSuffix(host, ".localhost") || strings.Trim(host, "0123456789.xabcdef") == "" && !strings.Contains(host, ".") {
+	if !publicName(host) {
 		p.add(field, "must name a public host, not an address")
 	}
+}
+
+// publicName tells names from addresses in any notation: one whose last part is a
+// number is an address to many resolvers.
+func publicName(host string) bool {
+	_, notLiteral := netip.ParseAddr(host)
+	dot := strings.LastIndexByte(host, '.')
+	last := host[dot+1:]
+	_, notHex := strconv.ParseUint(last, 0, 64)
+	return notLiteral != nil && notHex != nil && strings.Trim(last, "0123456789") != "" && dot > 0 && !strings.HasSuffix(host, ".localhost")
 }

@@ -50,6 +50,14 @@ type deadLsCmd struct {
 	JSON bool `name:"json" help:"One JSON object a line."`
 }
 
+// Help is shown by --help.
+func (deadLsCmd) Help() string {
+	return `Tasks that failed for good, with the code that says why:
+
+  neuronmill dead ls --kind text
+  neuronmill dead ls --code attempts_exhausted --json`
+}
+
 // Run lists failed tasks.
 func (c *deadLsCmd) Run(g *globals) error {
 	stack, err := client(g)
@@ -72,6 +80,13 @@ func (c *deadLsCmd) Run(g *globals) error {
 
 type deadShowCmd struct {
 	ID string `arg:""`
+}
+
+// Help is shown by --help.
+func (deadShowCmd) Help() string {
+	return `The task as it was accepted, then its result document:
+
+  neuronmill dead show t_01a20ef874267941adb4e9ec016f1db6`
 }
 
 // Run prints the failed task, then its result.
@@ -102,6 +117,14 @@ type deadRetryCmd struct {
 	deadFilter
 }
 
+// Help is shown by --help.
+func (deadRetryCmd) Help() string {
+	return `A result is never rewritten: each new task has an id of its own.
+
+  neuronmill dead retry t_01a20ef874267941adb4e9ec016f1db6
+  neuronmill dead retry --all --code attempts_exhausted`
+}
+
 // Run enqueues failed tasks again.
 func (c *deadRetryCmd) Run(g *globals) error {
 	return onDead(g, c.IDs, c.All, c.deadFilter, "retried", func(stack *app.Stack, id string) error {
@@ -122,7 +145,10 @@ type deadDropCmd struct {
 // Help is shown by --help.
 func (deadDropCmd) Help() string {
 	return `What is removed: the entry in the list, the task and its input, so that it cannot be run again.
-What stays: its result document, which is final.`
+What stays: its result document, which is final.
+
+  neuronmill dead drop t_01a20ef874267941adb4e9ec016f1db6
+  neuronmill dead drop --all --kind image`
 }
 
 // Run drops failed tasks.

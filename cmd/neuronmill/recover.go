@@ -15,7 +15,10 @@ type recoverCmd struct {
 func (recoverCmd) Help() string {
 	return `After Redis was lost: every accepted task that has a record in the bucket and neither a result nor a place in the
 queue is put back. Workers do the same by themselves, soon after they start and every few minutes. It may be run twice,
-and while they work.`
+and while they work.
+
+  neuronmill recover
+  neuronmill recover --older-than 0s`
 }
 
 // Run rebuilds the queue from the bucket.

@@ -7,6 +7,13 @@ import (
 
 type versionCmd struct{}
 
+// Help is shown by --help.
+func (versionCmd) Help() string {
+	return `The version and the commit that it was built from:
+
+  neuronmill version`
+}
+
 // Run prints the version that was built.
 func (versionCmd) Run(g *globals) error {
 	version, revision := "devel", ""

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"strings"
 
 	"github.com/neuronmill/neuronmill/handlers"
@@ -44,14 +45,22 @@ const Emulated = "the emulator answers: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE
 func OpenAI(s Settings) (client *workersai.Client, note string) {
 	switch {
 	case s.AccountID != "":
-		return &workersai.Client{BaseURL: s.BaseURL, AccountID: s.AccountID, Token: string(s.Token), Gateway: s.Gateway}, ""
+		return &workersai.Client{BaseURL: s.BaseURL, AccountID: s.AccountID, Token: string(s.Token), Gateway: s.Gateway, HTTP: apiClient()}, ""
 	case s.BaseURL != "":
-		return &workersai.Client{BaseURL: s.BaseURL, AccountID: "none", Token: "none", Gateway: s.Gateway}, "no account is set: " + s.BaseURL + " answers"
+		return &workersai.Client{BaseURL: s.BaseURL, AccountID: "none", Token: "none", Gateway: s.Gateway, HTTP: apiClient()}, "no account is set: " + s.BaseURL + " answers"
 	case s.Emulator != "":
 		token := cmp.Or(string(s.EmulatorToken), "none")
-		return &workersai.Client{BaseURL: s.Emulator, AccountID: "emulator", Token: token}, Emulated
+		return &workersai.Client{BaseURL: s.Emulator, AccountID: "emulator", Token: token, HTTP: apiClient()}, Emulated
 	}
 	return workersaitest.New(workersaitest.Options{Limits: s.Limits}).Client(), Emulated
+}
+
+// apiClient keeps as many connections as a worker has calls under way; the default
+// client keeps two and opens the others anew each time.
+func apiClient() *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 128
+	return &http.Client{Transport: transport}
 }
 
 // Stack is everything that was opened.
