@@ -126,14 +126,20 @@ func start(cmd *exec.Cmd, log string) (*process, error) {
 	return p, nil
 }
 
-// stop ends a process, politely at first.
-func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.done:
-	case <-time.After(15 * time.Second):
-		_ = p.cmd.Process.Kill()
-		<-p.done
+// stopAll ends processes, politely at first and all at once.
+func stopAll(processes []*process) {
+	for _, p := range processes {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	late := time.After(15 * time.Second)
+	for _, p := range processes {
+		select {
+		case <-p.done:
+		case <-late:
+			_ = p.cmd.Process.Kill()
+			<-p.done
+			late = time.After(0) // the others have had their time too
+		}
 	}
 }
 

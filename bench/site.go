@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -112,9 +111,9 @@ func (s *site) workers(n int, kind tasks.Kind, limit int, args ...string) error 
 
 // stopWorkers stops all but Redis and gives the CPU time they used.
 func (s *site) stopWorkers() time.Duration {
+	stopAll(s.processes[1:])
 	var used time.Duration
 	for _, p := range s.processes[1:] {
-		p.stop()
 		used += p.cpu()
 	}
 	s.processes = s.processes[:1]
@@ -132,8 +131,9 @@ func (s *site) alive() error {
 }
 
 func (s *site) close() {
-	for _, p := range slices.Backward(s.processes) {
-		p.stop()
+	if len(s.processes) > 0 {
+		s.stopWorkers() // while Redis is there for what they have to tell it
+		stopAll(s.processes)
 	}
 	if s.redis != nil {
 		_ = s.redis.Close()
