@@ -127,30 +127,55 @@ func (j *job) turn(ctx context.Context) (context.Context, context.CancelFunc) {
 
 var errCancelled = &tasks.Failure{Code: "cancelled", Message: "cancelled before it was done"}
 
-// pass waits at the gate. The first call of a run may be handed back to the queue;
-// a later one waits in place, since what was paid for so far is in memory only.
+// pass waits at the gate. The first call of a run may be sent away, to be parked, when
+// others want its slot; a later one waits in place, since what was paid for so far is
+// in memory only.
 func (j *job) pass(ctx context.Context) (*limit.Place, error) {
 	ctx, cancel := j.turn(ctx)
 	defer cancel()
-	ask := limit.Ask{Model: j.task.Model, Kind: string(j.task.Kind), Lane: string(j.task.Lane), Room: (j.h.cfg.slots(j.task.Kind) + 1) / 2}
+	ask := limit.Ask{Model: j.task.Model, Kind: string(j.task.Kind), Lane: string(j.task.Lane)}
 	if !j.startedAt.IsZero() {
-		ask.Patience, ask.Room = time.Until(j.task.Deadline), 0
+		ask.Patience = time.Until(j.task.Deadline)
 	}
-	place, err := j.h.cfg.Gate.Pass(ctx, ask)
-	if err != nil && ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	pause, ok := errors.AsType[*limit.PauseError](err)
-	if ok && pause.Until.After(j.task.Deadline) {
-		return nil, deadlineExceeded(j.task.Deadline)
-	}
-	if ok && ask.Room > 0 {
-		select { // see sift
-		case <-time.After(sift):
-		case <-ctx.Done():
+	for {
+		shared := j.startedAt.IsZero() && j.h.shared(ctx, j.task.Kind, j.task.Lane)
+		if ask.Seats = 0; shared {
+			ask.Seats = j.h.seats(j.task.Kind)
+		}
+		place, err := j.h.cfg.Gate.Pass(ctx, ask)
+		if err != nil && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		pause, ok := errors.AsType[*limit.PauseError](err)
+		if !ok {
+			return place, err
+		}
+		if pause.Reason != limit.Paced && pause.Until.After(j.task.Deadline) {
+			return nil, deadlineExceeded(j.task.Deadline)
+		}
+		if shared && pause.Model != limit.Account {
+			return nil, err
+		}
+		if err := wait(ctx, again(pause)); err != nil {
+			return nil, err
 		}
 	}
-	return place, err
+}
+
+// again is when who was sent away asks anew. A gate may open before its time, by a person
+// or because others left.
+func again(p *limit.PauseError) time.Duration {
+	return min(max(time.Until(p.Until), 10*time.Millisecond), look)
+}
+
+// wait gives the cause when ctx ends before d has passed.
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
 }
 
 func deadlineExceeded(at time.Time) *tasks.Failure {

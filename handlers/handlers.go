@@ -93,6 +93,10 @@ type Handlers struct {
 	presence *presence
 	room     room
 	carpool  carpool
+	sharing  struct { // what was last seen of the queues
+		mu     sync.Mutex
+		queues map[string]sharing
+	}
 }
 
 func newHandlers(cfg Config, stopping context.Context) *Handlers {

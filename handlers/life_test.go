@@ -19,11 +19,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bubble runs a story in synthetic time with a worker at its side.
-func bubble(t *testing.T, story func(t *testing.T, r *rig)) {
+// bubble runs a story in synthetic time with a worker of some kinds, all when none is
+// named, at its side. Each kind's queues are asked many times a synthetic second.
+func bubble(t *testing.T, story func(t *testing.T, r *rig), kinds ...tasks.Kind) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
+		r.cfg.Kinds = kinds
 		r.work()
 		defer func() { r.stop() }()
 		story(t, r)
@@ -125,7 +127,7 @@ func TestATransientAnswerIsTriedAgainAndCounted(t *testing.T) {
 		require.Equal(t, tasks.Completed, result.Status)
 		require.Equal(t, 3, result.Attempts)
 		require.Equal(t, 3, result.Usage.Calls)
-	})
+	}, tasks.KindText)
 }
 
 func TestAttemptsRunOut(t *testing.T) {
@@ -137,7 +139,7 @@ func TestAttemptsRunOut(t *testing.T) {
 		require.Equal(t, "attempts_exhausted", result.Error.Code)
 		require.Equal(t, spec.Attempts, result.Attempts)
 		require.Len(t, r.calls("@cf/zai-org/glm-4.7-flash"), spec.Attempts)
-	})
+	}, tasks.KindText)
 }
 
 func TestAThrottledTaskKeepsItsAttemptsAndClosesTheGate(t *testing.T) {
@@ -152,12 +154,13 @@ func TestAThrottledTaskKeepsItsAttemptsAndClosesTheGate(t *testing.T) {
 		calls := r.calls(result.Model)
 		require.Len(t, calls, 2)
 		require.GreaterOrEqual(t, calls[1].At.Sub(start), 30*time.Second, "nothing is sent while the gate is closed")
-	})
+	}, tasks.KindTranslation)
 }
 
 func TestASpentQuotaStopsEveryModelUntilMidnight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
+		r.cfg.Kinds = []tasks.Kind{tasks.KindText, tasks.KindTranslation}
 		time.Sleep(23*time.Hour + 58*time.Minute) // the bubble's clock begins at midnight
 		r.work()
 		defer func() { r.stop() }()
@@ -185,7 +188,7 @@ func TestATaskPastItsDeadlineEndsWithoutACall(t *testing.T) {
 		require.Zero(t, late.Usage.Calls)
 		require.Nil(t, late.StartedAt)
 		require.Equal(t, tasks.Completed, r.wait(first).Status)
-	})
+	}, tasks.KindText)
 }
 
 func TestAnUndecodablePayloadEndsAsFailed(t *testing.T) {
@@ -211,12 +214,13 @@ func TestATaskThatHasAResultIsNotPaidAgain(t *testing.T) {
 		require.NoError(t, r.client.Requeue(t.Context(), task))
 		time.Sleep(5 * time.Second)
 		require.Len(t, r.calls(first.Model), 1)
-	})
+	}, tasks.KindText)
 }
 
 func TestAPendingRecordThatTheQueueLostRunsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
+		r.cfg.Kinds = []tasks.Kind{tasks.KindText}
 		id := r.enqueue(tasks.Text{Prompt: "hi"})
 		require.NoError(t, r.redis.FlushAll(t.Context()).Err())
 		time.Sleep(2 * time.Minute)
@@ -229,6 +233,7 @@ func TestAPendingRecordThatTheQueueLostRunsAgain(t *testing.T) {
 func TestATaskOfADeadWorkerComesBackWithinFortySeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
+		r.cfg.Kinds = []tasks.Kind{tasks.KindText}
 		id := r.enqueue(tasks.Text{Prompt: "hi"})
 		// What a worker leaves that died just after it took the task.
 		queue, at := "asynq:{text:interactive}:", t.Context()
@@ -247,6 +252,7 @@ func TestATaskOfADeadWorkerComesBackWithinFortySeconds(t *testing.T) {
 func TestABucketThatIsAwayForAWhileCostsNoSecondCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
+		r.cfg.Kinds = []tasks.Kind{tasks.KindImage}
 		flaky := &away{Store: r.store, until: time.Now().Add(45 * time.Second)}
 		r.cfg.Store = flaky
 		r.work()
@@ -272,7 +278,7 @@ func TestTheGateIsAskedBeforeEveryCall(t *testing.T) {
 		for _, q := range r.calls(model) {
 			require.Equal(t, http.StatusOK, q.Status, "the emulator met more than the limit")
 		}
-	})
+	}, tasks.KindText)
 }
 
 func TestAFailedTaskRunsAgainAsANewOne(t *testing.T) {
@@ -318,6 +324,7 @@ func TestAudioThatIsNoneOrMissingFailsBeforeItIsPaid(t *testing.T) {
 func TestARunningCallOutlivesTheStopOfItsWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
+		r.cfg.Kinds = []tasks.Kind{tasks.KindText}
 		r.ai.Fault(workersaitest.Fault{Kind: "text", Delay: 90 * time.Second})
 		r.work()
 		id := r.enqueue(tasks.Text{Prompt: "hi"})

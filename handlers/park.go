@@ -2,21 +2,19 @@ package handlers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/neuronmill/neuronmill/internal/catalogue"
-	"github.com/neuronmill/neuronmill/internal/limit"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/errgroup"
 )
 
-// A task whose gate has no room is parked: it leaves its worker slot to other models,
-// and comes back, in the order of its acceptance, when its own gate has room. For the
-// queue it is one that comes again much later; the parking list, in the same slot of a
-// cluster as its queue, knows the order.
+// A task whose gate has no room is parked, when its queue has tasks of other models
+// too: it leaves its worker slot to them, and comes back, in the order of its
+// acceptance, when its own gate has room. For the queue it is one that comes again much
+// later; the parking list, in the same slot of a cluster as its queue, knows the order.
+// Where all tasks of a queue wait for the same model, nothing is gained by that, and
+// they wait in place.
 
 // parkedFor is when the queue brings a parked task by itself, should its parking list
 // be lost.
@@ -28,7 +26,7 @@ func (h *Handlers) park(ctx context.Context, t tasks.Task, why string) error {
 	queue := tasks.Queue(t.Kind, t.Lane)
 	pipe := h.cfg.Redis.TxPipeline()
 	pipe.ZAdd(ctx, tasks.ParkedKey(queue, t.Model), redis.Z{Score: float64(t.CreatedAt.UnixMicro()), Member: t.ID})
-	pipe.SAdd(ctx, tasks.ParkedModelsKey(queue), t.Model)
+	pipe.SAdd(ctx, tasks.ModelsKey(queue), t.Model)
 	after := min(parkedFor, time.Until(t.Deadline)+time.Second)
 	if _, err := pipe.Exec(ctx); err != nil {
 		after = min(after, 5*time.Second)
@@ -36,14 +34,78 @@ func (h *Handlers) park(ctx context.Context, t tasks.Task, why string) error {
 	return &handback{after: after, why: why}
 }
 
-// sift is how long a task without room keeps its slot before it is parked, so that a
-// long queue is searched for other models' tasks at a bounded cost.
-const sift = 50 * time.Millisecond
+// look is how long it is taken for true whether a queue is shared.
+const look = time.Second
 
-// unpark brings the first of a parking list to the head of their queue. A task that is
-// still on its way there stays; one that came back by other ways is forgotten.
+// shared reports whether a queue has tasks of several models.
+func (h *Handlers) shared(ctx context.Context, k tasks.Kind, l tasks.Lane) bool {
+	queue := tasks.Queue(k, l)
+	h.sharing.mu.Lock()
+	defer h.sharing.mu.Unlock()
+	s := h.sharing.queues[queue]
+	if time.Since(s.at) < look {
+		return s.shared
+	}
+	n, err := h.cfg.Redis.SCard(ctx, tasks.ModelsKey(queue)).Result()
+	if h.sharing.queues == nil {
+		h.sharing.queues = map[string]sharing{}
+	}
+	h.sharing.queues[queue] = sharing{time.Now(), err != nil || n > 1}
+	return err != nil || n > 1
+}
+
+// sharing is what was last seen of a queue.
+type sharing struct {
+	at     time.Time
+	shared bool
+}
+
+// seats is how many tasks of one model may hold slots of a shared queue while they
+// wait: the other half is for other models.
+func (h *Handlers) seats(k tasks.Kind) int { return (h.cfg.slots(k) + 1) / 2 }
+
+// The scripts below move tasks between a queue and its parking lists as the queue's
+// own scripts do. A task's field "turn" is when it was accepted, when it is given up,
+// and its model; see package tasks.
+
+// sift parks what waits at the head of a queue for models without room, so that
+// others come to the front. It gives the number that it moved.
+var sift = redis.NewScript(`
+local full = {}
+for i = 5, #ARGV do full[ARGV[i]] = KEYS[i - 2] end
+local ids = redis.call("LRANGE", KEYS[1], -ARGV[1], -1)
+local kept, moved = {}, 0
+for i = 1, #ids do
+  local turn = redis.call("HGET", ARGV[2] .. ids[i], "turn")
+  local accepted, last, model = string.match(turn or "", "^(%d+) (%d+) (.*)$")
+  if model and full[model] then
+    redis.call("HSET", ARGV[2] .. ids[i], "state", "retry")
+    redis.call("HDEL", ARGV[2] .. ids[i], "pending_since")
+    redis.call("ZADD", KEYS[2], math.min(ARGV[3] + ARGV[4], last + 1), ids[i])
+    redis.call("ZADD", full[model], accepted, ids[i])
+    moved = moved + 1
+  else
+    kept[#kept + 1] = ids[i]
+  end
+end
+if moved > 0 then
+  redis.call("LTRIM", KEYS[1], 0, -1 - #ids)
+  if #kept > 0 then redis.call("RPUSH", KEYS[1], unpack(kept)) end
+end
+return moved`)
+
+// unpark brings the first of a parking list to the head of their queue, until so many
+// of the model are there. A task that is still on its way to the list stays; one that
+// came back by other ways is forgotten.
 var unpark = redis.NewScript(`
-local ids = redis.call("ZRANGE", KEYS[1], 0, ARGV[1] - 1)
+local room = tonumber(ARGV[1])
+if redis.call("EXISTS", KEYS[1]) == 0 then return 0 end
+for _, id in ipairs(redis.call("LRANGE", KEYS[3], -room, -1)) do
+  local model = string.match(redis.call("HGET", ARGV[2] .. id, "turn") or "", "^%d+ %d+ (.*)$")
+  if model == ARGV[4] then room = room - 1 end
+end
+if room <= 0 then return 0 end
+local ids = redis.call("ZRANGE", KEYS[1], 0, room - 1)
 local moved = 0
 for i = #ids, 1, -1 do
   local hash = ARGV[2] .. ids[i]
@@ -56,110 +118,53 @@ for i = #ids, 1, -1 do
     redis.call("ZREM", KEYS[1], ids[i])
   end
 end
-if redis.call("EXISTS", KEYS[1]) == 0 then redis.call("SREM", KEYS[4], ARGV[4]) end
 return moved`)
 
-// attendant brings parked tasks back. Every worker has one; a lock lets one at a time
-// work.
-type attendant struct {
-	cfg  Config
-	lock lock
-}
+// forget drops the set of models of a queue that is empty.
+var forget = redis.NewScript(`
+for i = 2, #KEYS do
+  if redis.call("EXISTS", KEYS[i]) == 1 then return 0 end
+end
+return redis.call("DEL", KEYS[1])`)
 
-// Run works until ctx ends.
-func (a *attendant) Run(ctx context.Context) error {
-	tick := time.NewTicker(5 * a.cfg.Poll)
-	defer tick.Stop()
-	for {
-		if a.lock.held(ctx) {
-			if err := a.bringBack(ctx); err != nil && ctx.Err() == nil {
-				a.cfg.Log.Debug("parked tasks not brought back", "error", err)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
+// siftAtOnce is how many tasks one script looks at, to keep Redis free for others.
+const siftAtOnce = 500
 
-// bringBack lets into each queue as many parked tasks as their gates have room for.
-func (a *attendant) bringBack(ctx context.Context) error {
-	queues := queues(a.cfg.Kinds)
-	found := make([]*redis.StringSliceCmd, len(queues))
-	pipe := a.cfg.Redis.Pipeline()
-	for i, q := range queues {
-		found[i] = pipe.SMembers(ctx, tasks.ParkedModelsKey(q))
-	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return err
-	}
-	var errs []error
-	for i, q := range queues {
-		for _, model := range found[i].Val() {
-			errs = append(errs, a.bringBackTo(ctx, q, model))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (a *attendant) bringBackTo(ctx context.Context, queue, model string) error {
-	states, err := a.cfg.Gate.States(ctx, model, limit.Account)
-	if err != nil {
-		return err
-	}
-	room := states[0].Room()
-	if states[0].Name == limit.Account {
-		states[0], states[1] = states[1], states[0]
-	}
-	if room = states[0].Room(); states[1].Closed > time.Second {
-		room = 0
-	}
-	if room == 0 {
-		return nil
-	}
-	row, _ := catalogue.Find(model)
-	room *= max(row.Texts, 1) // they ride together
+// siftQueue parks all that waits in a queue for the given models, as far as they stand
+// before others.
+func siftQueue(ctx context.Context, r redis.UniversalClient, queue string, models []string) error {
 	prefix := "asynq:{" + queue + "}:"
-	keys := []string{tasks.ParkedKey(queue, model), prefix + "retry", prefix + "pending", tasks.ParkedModelsKey(queue)}
-	if err := unpark.Run(ctx, a.cfg.Redis, keys, min(room, 1000), prefix+"t:", time.Now().UnixNano(), model).Err(); err != nil {
+	keys := []string{prefix + "pending", prefix + "retry"}
+	args := []any{siftAtOnce, prefix + "t:", time.Now().Unix(), int(parkedFor.Seconds())}
+	for _, m := range models {
+		keys, args = append(keys, tasks.ParkedKey(queue, m)), append(args, m)
+	}
+	for range 40 {
+		moved, err := sift.Run(ctx, r, keys, args...).Int()
+		if err != nil {
+			return fmt.Errorf("park the tasks of %s without room: %w", queue, err)
+		}
+		if moved < siftAtOnce/2 {
+			return nil
+		}
+	}
+	return nil
+}
+
+func unparkTo(ctx context.Context, r redis.UniversalClient, queue, model string, room int) error {
+	prefix := "asynq:{" + queue + "}:"
+	keys := []string{tasks.ParkedKey(queue, model), prefix + "retry", prefix + "pending"}
+	if err := unpark.Run(ctx, r, keys, min(room, 1000), prefix+"t:", time.Now().UnixNano(), model).Err(); err != nil {
 		return fmt.Errorf("bring back parked tasks of %s: %w", model, err)
 	}
 	return nil
 }
 
-// lock lets one process at a time do what all could.
-type lock struct {
-	redis redis.UniversalClient
-	key   string
-	owner string
-	keep  time.Duration
-}
-
-var takeLock = redis.NewScript(`
-local owner = redis.call("GET", KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call("SET", KEYS[1], ARGV[1], "PX", ARGV[2])
-return 1`)
-
-// held takes the lock or renews it, and reports whether this process has it.
-func (l lock) held(ctx context.Context) bool {
-	got, err := takeLock.Run(ctx, l.redis, []string{l.key}, l.owner, l.keep.Milliseconds()).Int()
-	return err == nil && got == 1
-}
-
-// Service is a long-running part. Run ends soon after ctx does and leaves nothing
-// running.
-type Service interface {
-	Run(ctx context.Context) error
-}
-
-// serve runs all services; the first to fail stops the others.
-func serve(ctx context.Context, services ...Service) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, s := range services {
-		g.Go(func() error { return s.Run(ctx) })
+func forgetModels(ctx context.Context, r redis.UniversalClient, queue string) error {
+	prefix := "asynq:{" + queue + "}:"
+	keys := []string{tasks.ModelsKey(queue), prefix + "pending", prefix + "active", prefix + "scheduled", prefix + "retry"}
+	if err := forget.Run(ctx, r, keys).Err(); err != nil {
+		return fmt.Errorf("forget the models of %s: %w", queue, err)
 	}
-	return g.Wait()
+	return nil
 }

@@ -84,7 +84,9 @@ func (l *line[T]) ride(ctx context.Context, j *job, texts []string) ([]T, error)
 	}
 	ctx, cancel := j.turn(ctx)
 	defer cancel()
-	l.join(ctx, s)
+	if err := l.join(ctx, s); err != nil {
+		return nil, err
+	}
 	select {
 	case a := <-s.done:
 		return a.answers, a.err
@@ -97,9 +99,15 @@ func (l *line[T]) ride(ctx context.Context, j *job, texts []string) ([]T, error)
 	}
 }
 
-func (l *line[T]) join(ctx context.Context, s *seat[T]) {
+// join waits in the line. A queue that others want too does not give all its slots to
+// one line.
+func (l *line[T]) join(ctx context.Context, s *seat[T]) error {
+	crowded := s.j.startedAt.IsZero() && l.h.shared(ctx, l.to.kind, l.to.lane)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if crowded && len(l.waiting) >= l.h.seats(l.to.kind) {
+		return &limit.PauseError{Model: l.to.model, Until: time.Now(), Reason: limit.Paced}
+	}
 	l.waiting = append(l.waiting, s)
 	select {
 	case l.joined <- struct{}{}:
@@ -109,6 +117,7 @@ func (l *line[T]) join(ctx context.Context, s *seat[T]) {
 		l.driving = true
 		go l.drive(context.WithoutCancel(ctx)) // ends when nobody waits; each seat waits for it
 	}
+	return nil
 }
 
 // leave takes a seat out of the line; false when it is on its way.
@@ -199,31 +208,25 @@ func (l *line[T]) board() []*seat[T] {
 	return group
 }
 
-// turnAway tells those who wait why the gate does not let them through. Who has
-// something paid for in hand stays.
+// turnAway tells those who wait why the gate does not let them through, where others
+// want their slots. Who has something paid for in hand stays.
 func (l *line[T]) turnAway(ctx context.Context, err error) {
-	l.mu.Lock()
-	l.waiting = slices.DeleteFunc(l.waiting, func(s *seat[T]) bool {
-		if !s.j.startedAt.IsZero() {
-			return false
-		}
-		s.done <- arrival[T]{err: err}
-		return true
-	})
-	left := len(l.waiting)
-	l.mu.Unlock()
 	pause, closed := errors.AsType[*limit.PauseError](err)
-	if left == 0 {
-		return
+	if !closed || pause.Model != limit.Account && l.h.shared(ctx, l.to.kind, l.to.lane) {
+		l.mu.Lock()
+		l.waiting = slices.DeleteFunc(l.waiting, func(s *seat[T]) bool {
+			if !s.j.startedAt.IsZero() {
+				return false
+			}
+			s.done <- arrival[T]{err: err}
+			return true
+		})
+		l.mu.Unlock()
 	}
-	wait := time.Second
-	if closed {
-		wait = min(max(time.Until(pause.Until), 100*time.Millisecond), 5*time.Second)
+	if !closed {
+		pause = &limit.PauseError{Until: time.Now().Add(look)}
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(wait):
-	}
+	_ = wait(ctx, again(pause))
 }
 
 // carry makes one call for a group and tells each seat how it went.

@@ -144,6 +144,7 @@ func (h *Handlers) enter(ctx context.Context, j *job) (leave func(), err error) 
 		err = h.take(ctx, j)
 	}
 	if err != nil {
+		j.inBody.Store(false)
 		leave()
 		return nil, err
 	}

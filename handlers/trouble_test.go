@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -654,15 +655,13 @@ func (f *refuses) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func (f *refuses) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		for _, cmd := range cmds {
-			if f.hit(cmd) {
-				for _, c := range cmds {
-					c.SetErr(refusal(f.word))
-				}
-				return refusal(f.word)
-			}
+		if !slices.ContainsFunc(cmds, f.hit) {
+			return next(ctx, cmds)
 		}
-		return next(ctx, cmds)
+		for _, c := range cmds {
+			c.SetErr(refusal(f.word))
+		}
+		return refusal(f.word)
 	}
 }
 

@@ -66,6 +66,21 @@ func (w *Worker) Run(ctx context.Context) error {
 		&attendant{cfg: w.cfg, lock: lock{w.cfg.Redis, "neuronmill:attendant", me, 40 * w.cfg.Poll}})
 }
 
+// Service is a long-running part. Run ends soon after ctx does and leaves nothing
+// running.
+type Service interface {
+	Run(ctx context.Context) error
+}
+
+// serve runs all services; the first to fail stops the others.
+func serve(ctx context.Context, services ...Service) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range services {
+		g.Go(func() error { return s.Run(ctx) })
+	}
+	return g.Wait()
+}
+
 // present shows the fleet that this process lives until gone is called, which is when
 // its last task has ended.
 func (h *Handlers) present(ctx context.Context) (gone func()) {

@@ -85,6 +85,9 @@ func (c *Client) accept(ctx context.Context, requests []Request) batch {
 // recordsFresh is how long nobody but the caller looks at a pending record.
 const recordsFresh = 30 * time.Second
 
+// oneAnswer is less than it takes to give a lost answer up.
+const oneAnswer = 2 * time.Second
+
 // push enqueues some of the tasks; where that fails their records go, so that an error
 // means what it says.
 func (c *Client) push(ctx context.Context, b batch, which []int, begun time.Time) {
@@ -92,7 +95,12 @@ func (c *Client) push(ctx context.Context, b batch, which []int, begun time.Time
 	for j, i := range which {
 		some[j] = b.tasks[i]
 	}
-	for j, err := range c.queueAll(ctx, some) {
+	asked := time.Now()
+	errs := c.queueAll(ctx, some)
+	// The client asks again by itself where an answer is lost: what took long may have
+	// run although the last answer is a no.
+	quick := time.Since(asked) < oneAnswer
+	for j, err := range errs {
 		if err == nil {
 			continue
 		}
@@ -101,7 +109,7 @@ func (c *Client) push(ctx context.Context, b batch, which []int, begun time.Time
 		// The script may have run although its answer was lost; a record that another
 		// caller may count on is not ours to take back; and one that has grown old may
 		// have been found.
-		if !b.keyed[i] && refused(err) && time.Since(begun) < recordsFresh && c.withdraw(b.tasks[i]) == nil {
+		if !b.keyed[i] && refused(err) && quick && time.Since(begun) < recordsFresh && c.withdraw(b.tasks[i]) == nil {
 			continue
 		}
 		b.errs[i] = fmt.Errorf("enqueue %s: %w: %w", b.tasks[i].ID, ErrUnknownOutcome, err)

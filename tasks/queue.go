@@ -14,20 +14,23 @@ import (
 
 // asynq v0.26 enqueues one task a round trip; these scripts do what its client does,
 // many at a time, and take a task that is queued already for success: it is our own,
-// sent again. A test holds the stored bytes against those of asynq's own client.
-const (
-	pushNow = `
+// sent again. A test holds the stored bytes against those of asynq's own client. The
+// field "turn" is ours: what is needed to know of a waiting task without decoding it.
+var (
+	pushNow = redis.NewScript(`
 if redis.call("EXISTS", KEYS[1]) == 1 then return 0 end
-redis.call("HSET", KEYS[1], "msg", ARGV[1], "state", "pending", "pending_since", ARGV[3])
+redis.call("HSET", KEYS[1], "msg", ARGV[1], "state", "pending", "pending_since", ARGV[3], "turn", ARGV[4])
 redis.call("LPUSH", KEYS[2], ARGV[2])
-redis.call("ZADD", KEYS[3], ARGV[4], ARGV[2])
-return 1`
-	pushLater = `
+redis.call("SADD", KEYS[3], ARGV[5])
+redis.call("ZADD", KEYS[4], ARGV[6], ARGV[2])
+return 1`)
+	pushLater = redis.NewScript(`
 if redis.call("EXISTS", KEYS[1]) == 1 then return 0 end
-redis.call("HSET", KEYS[1], "msg", ARGV[1], "state", "scheduled")
+redis.call("HSET", KEYS[1], "msg", ARGV[1], "state", "scheduled", "turn", ARGV[4])
 redis.call("ZADD", KEYS[2], ARGV[3], ARGV[2])
-redis.call("ZADD", KEYS[3], ARGV[4], ARGV[2])
-return 1`
+redis.call("SADD", KEYS[3], ARGV[5])
+redis.call("ZADD", KEYS[4], ARGV[6], ARGV[2])
+return 1`)
 )
 
 const (
@@ -35,8 +38,33 @@ const (
 	leaseOnly    = 24 * 3600 // seconds; time limits are ours, a dead worker is known by its lease
 )
 
-// queueAll enqueues tasks in one round trip; one error slot for each.
+// queueAll enqueues tasks in one round trip; one error slot for each. A Redis that has
+// not seen the scripts gets them with the tasks in a second one.
 func (c *Client) queueAll(ctx context.Context, tasks []Task) []error {
+	errs := c.pushAll(ctx, tasks, (*redis.Script).EvalSha)
+	var unseen []int
+	for i, err := range errs {
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			unseen = append(unseen, i)
+		}
+	}
+	if len(unseen) == 0 {
+		return errs
+	}
+	again := make([]Task, len(unseen))
+	for j, i := range unseen {
+		again[j] = tasks[i]
+	}
+	for j, err := range c.pushAll(ctx, again, (*redis.Script).Eval) {
+		errs[unseen[j]] = err
+	}
+	return errs
+}
+
+// runScript is a way to run a script in a pipeline.
+type runScript func(s *redis.Script, ctx context.Context, pipe redis.Scripter, keys []string, args ...any) *redis.Cmd
+
+func (c *Client) pushAll(ctx context.Context, tasks []Task, run runScript) []error {
 	errs := make([]error, len(tasks))
 	replies := make([]*redis.Cmd, len(tasks))
 	pipe := c.cfg.Redis.Pipeline()
@@ -53,12 +81,13 @@ func (c *Client) queueAll(ctx context.Context, tasks []Task) []error {
 			known[queue] = true
 			pipe.SAdd(ctx, "asynq:queues", queue)
 		}
-		prefix, deadlines, deadline := "asynq:{"+queue+"}:", DeadlinesKey(queue), t.Deadline.Unix()
+		script, list, when := pushNow, "pending", now.UnixNano()
 		if t.StartAt.After(now) {
-			replies[i] = pipe.Eval(ctx, pushLater, []string{prefix + "t:" + t.ID, prefix + "scheduled", deadlines}, message, t.ID, t.StartAt.Unix(), deadline)
-			continue
+			script, list, when = pushLater, "scheduled", t.StartAt.Unix()
 		}
-		replies[i] = pipe.Eval(ctx, pushNow, []string{prefix + "t:" + t.ID, prefix + "pending", deadlines}, message, t.ID, now.UnixNano(), deadline)
+		prefix := "asynq:{" + queue + "}:"
+		keys := []string{prefix + "t:" + t.ID, prefix + list, ModelsKey(queue), DeadlinesKey(queue)}
+		replies[i] = run(script, ctx, pipe, keys, message, t.ID, when, turn(t), t.Model, t.Deadline.Unix())
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	for i, r := range replies {
@@ -67,6 +96,12 @@ func (c *Client) queueAll(ctx context.Context, tasks []Task) []error {
 		}
 	}
 	return errs
+}
+
+// turn is when a task was accepted (microseconds), when it is given up (seconds), and
+// the model it waits for.
+func turn(t Task) string {
+	return fmt.Sprintf("%d %d %s", t.CreatedAt.UnixMicro(), t.Deadline.Unix(), t.Model)
 }
 
 // refused reports whether Redis itself said no: the script has not run.

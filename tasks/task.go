@@ -86,10 +86,12 @@ func LiveKey(id string) string { return "neuronmill:task:{" + id + "}" }
 const LiveTTL = time.Hour
 
 // ParkedKey names the list of a queue's tasks that wait for the gate of a model: a
-// sorted set of ids by the time of their acceptance. ParkedModelsKey names the set of
-// models that have one.
+// sorted set of ids by the time of their acceptance.
 func ParkedKey(queue, model string) string { return "neuronmill:parked:{" + queue + "}:" + model }
-func ParkedModelsKey(queue string) string  { return "neuronmill:parked:{" + queue + "}" }
+
+// ModelsKey names the set of models that a queue has had tasks of since it was last
+// empty.
+func ModelsKey(queue string) string { return "neuronmill:models:{" + queue + "}" }
 
 // DeadlinesKey names the deadlines of a queue's tasks that have not ended: a sorted set
 // of ids. CancelledKey names the ids of tasks that a person has cancelled, until they

@@ -11,6 +11,7 @@ type RemoteModel struct {
 	ID          string
 	Task        string // "Text Generation", "Text Embeddings", ...
 	WithdrawnOn string // planned_deprecation_date; empty when none is planned
+	Context     int    // tokens; 0 when it does not say
 }
 
 // Catalogue asks which models the API has now. It is free, and not paged in practice.
@@ -41,8 +42,11 @@ func (c *Client) Catalogue(ctx context.Context) ([]RemoteModel, error) {
 	for i, r := range rows {
 		models[i] = RemoteModel{ID: r.Name, Task: r.Task.Name}
 		for _, p := range r.Properties {
-			if p.ID == "planned_deprecation_date" {
+			switch p.ID {
+			case "planned_deprecation_date":
 				_ = json.Unmarshal(p.Value, &models[i].WithdrawnOn)
+			case "context_window":
+				_ = json.Unmarshal(p.Value, (*looseInt)(&models[i].Context))
 			}
 		}
 	}

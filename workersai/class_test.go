@@ -130,6 +130,21 @@ func TestErrorsAreReadInEveryForm(t *testing.T) {
 	}
 }
 
+func TestARefusalUnderStatus200ThatGivesNoReasonIsADamagedAnswer(t *testing.T) {
+	for body, want := range map[string]Class{
+		`{"success":false}`:              Transient,
+		`{"success":false,"errors":[]}`:  Transient,
+		`{"success":true,"errors":[{}]}`: Transient,
+		`{"success":false,"errors":[{"code":5007,"message":"no such model"}]}`: Permanent,
+		`{"success":false,"errors":[{"message":"unheard of"}]}`:                Permanent,
+	} {
+		_, err := openEnvelope(answerOf(200, "application/json", body), []byte(body))
+		var api *Error
+		require.ErrorAs(t, err, &api, body)
+		require.Equal(t, want, api.Class(), body)
+	}
+}
+
 func TestRetryAfterIsReadInBothFormsAndCapped(t *testing.T) {
 	now := time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
 	for value, want := range map[string]time.Duration{

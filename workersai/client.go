@@ -149,7 +149,9 @@ func openEnvelope(resp *http.Response, body []byte) (json.RawMessage, error) {
 		return nil, badAnswer(resp, "the body is not whole JSON")
 	}
 	if e.Success != nil && !*e.Success || len(e.Errors) > 0 || len(e.Error) > 0 && string(e.Error) != "null" {
-		return nil, errorOf(resp, body)
+		refused := errorOf(resp, body)
+		refused.broken = refused.Code == 0 && refused.Message == noReason
+		return nil, refused
 	}
 	if e.Success == nil && e.Result == nil {
 		return body, nil // a gateway may take the envelope off

@@ -109,10 +109,13 @@ func errorOf(resp *http.Response, body []byte) *Error {
 	}
 	e.Code, e.Message = int(first.Code), clean(first.Message, 300)
 	if e.Message == "" {
-		e.Message = "gave no reason"
+		e.Message = noReason
 	}
 	return e
 }
+
+// noReason stands for a refusal that is empty.
+const noReason = "gave no reason"
 
 func (e *Error) identify(resp *http.Response) {
 	if resp != nil {

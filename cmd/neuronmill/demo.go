@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -15,6 +17,14 @@ import (
 )
 
 type demoCmd struct{}
+
+// Help is shown by --help.
+func (demoCmd) Help() string {
+	return `One process brings an embedded Redis, a folder as the bucket and a worker, does eight tasks, says where their results
+lie, and ends. The emulator of Workers AI answers, unless CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN name an account:
+
+  neuronmill demo`
+}
 
 // Run does a task of every kind on embedded defaults, whatever is set; only the account
 // of the settings is used.
@@ -86,30 +96,56 @@ func (c *demoCmd) wait(g *globals, stack *app.Stack, accepted []tasks.Accepted) 
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(g.stderr, "%d of %d  %s %s\n", i+1, len(accepted), a.Kind, r.Status)
+		fmt.Fprintf(g.stderr, "%d of %d  %-13s  %s\n", i+1, len(accepted), a.Kind, glance(r))
 		results = append(results, r)
 	}
 	return results, nil
 }
 
+// glance is a result in a few words.
+func glance(r *tasks.Result) string {
+	if r.Status == tasks.Failed {
+		return r.Error.Error()
+	}
+	switch r.Kind {
+	case tasks.KindEmbedding:
+		out, _ := tasks.OutputOf[tasks.EmbeddingOutput](r)
+		return fmt.Sprintf("%d vectors of %d numbers", len(out.Vectors), out.Dimensions)
+	case tasks.KindImage:
+		out, _ := tasks.OutputOf[tasks.ImageOutput](r)
+		return fmt.Sprintf("%s, %d x %d pixels", path.Base(out.Image), out.Width, out.Height)
+	case tasks.KindText:
+		out, _ := tasks.OutputOf[tasks.TextOutput](r)
+		if len(out.ToolCalls) > 0 {
+			return fmt.Sprintf("asks for %s(%s)", out.ToolCalls[0].Name, out.ToolCalls[0].Arguments)
+		}
+	}
+	const most = 60
+	text := strings.Join(strings.Fields(mainResult(r)), " ")
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
+	return text
+}
+
 func (c *demoCmd) table(g *globals, results []*tasks.Result, bucket string) error {
 	w := tabwriter.NewWriter(g.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tKIND\tMODEL\tTOOK\tNEURONS\tRESULT")
+	fmt.Fprintln(w, "\nID\tKIND\tMODEL\tTOOK\tNEURONS\tRESULT")
 	failed := 0
 	for _, r := range results {
 		took := r.FinishedAt.Sub(r.CreatedAt).Round(time.Millisecond)
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.2f\t%s\n", r.ID, r.Kind, r.Model, took, r.Usage.Neurons, tasks.ResultKey("default", r.ID))
 		if r.Status != tasks.Completed {
 			failed++
-			fmt.Fprintf(g.stderr, "%s: %v\n", r.ID, r.Error)
 		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(g.stdout, "\nThe results lie below %s.\n", bucket)
+	fmt.Fprintf(g.stdout, "\nThe results lie below %s, the first one:\n\n  cat %s\n\n",
+		bucket, filepath.Join(bucket, tasks.ResultKey("default", results[0].ID)))
 	if g.settings.AccountID == "" {
-		fmt.Fprintln(g.stdout, "The emulator answered. To use a real account set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN.")
+		fmt.Fprintln(g.stdout, "The emulator of Workers AI answered. To use a real account set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN.")
 	}
 	if failed > 0 {
 		return &app.Exit{Code: app.ExitFailed, Err: fmt.Errorf("%d of %d tasks failed", failed, len(results))}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/workersai"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -21,9 +24,11 @@ type doctorCmd struct {
 
 // Help is shown by --help.
 func (doctorCmd) Help() string {
-	return `A line a check: ok, warn or FAIL, with how to mend it. Warnings do not change the exit code:
-0 nothing fails, 1 something does, 2 a setting cannot be read. The account is asked for a model
-that does not exist, which costs nothing.`
+	return `A line a check: ok, warn or FAIL, with how to mend it. The exit code is 1 when something fails; warnings do not change
+it. The account is asked for a model that does not exist, which costs nothing.
+
+  neuronmill doctor
+  neuronmill doctor --create-bucket --wait 60s`
 }
 
 // Run checks everything, also what stands behind a thing that is broken.
@@ -140,11 +145,11 @@ func checkStore(ctx context.Context, s storage.Store) (err error) {
 	const first = "first"
 	key := "default/doctor/" + uuid.NewString()
 	if err := s.Create(ctx, key, strings.NewReader(first), "text/plain"); err != nil {
-		return fmt.Errorf("put: %w", err)
+		return err
 	}
 	defer func() {
 		if gone := s.Delete(ctx, key); gone != nil && err == nil {
-			err = fmt.Errorf("delete: %w", gone)
+			err = gone
 		}
 	}()
 	switch err := s.Create(ctx, key, strings.NewReader("second"), "text/plain"); {
@@ -155,21 +160,21 @@ func checkStore(ctx context.Context, s storage.Store) (err error) {
 	}
 	body, err := s.Get(ctx, key)
 	if err != nil {
-		return fmt.Errorf("get: %w", err)
+		return err
 	}
 	defer body.Close()
 	if text, err := io.ReadAll(body); err != nil || string(text) != first {
-		return errors.Join(errors.New("get: it gives back another object than was put"), err)
+		return errors.Join(errors.New("it gives back another object than was put: something between changes bodies, or reads from a copy that lags"), err)
 	}
 	for info, err := range s.List(ctx, key, "") {
 		if err != nil {
-			return fmt.Errorf("list: %w", err)
+			return err
 		}
 		if info.Key == key {
 			return nil
 		}
 	}
-	return errors.New("list: it does not show what was put")
+	return errors.New("its listing does not show what was put: the credentials need ListBucket, and the service must list at once")
 }
 
 func checkAccount(g *globals, r *report) {
@@ -179,10 +184,38 @@ func checkAccount(g *globals, r *report) {
 	err := ai.Probe(ctx)
 	switch {
 	case err != nil:
-		r.fail("account", fmt.Errorf("%w; check CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN (permission Workers AI Read and Edit), CLOUDFLARE_BASE_URL and CLOUDFLARE_AI_GATEWAY", err))
+		r.fail("account", fmt.Errorf("%s (%w)", mendAccount(err), err))
 	case note != "":
 		r.warn("account", errors.New(note))
 	default:
 		r.ok("account", "account and token are accepted")
 	}
+}
+
+// mendAccount is what to do about an answer to the probe.
+func mendAccount(err error) string {
+	api, ok := errors.AsType[*workersai.Error](err)
+	switch {
+	case !ok:
+		return "what answers is not Workers AI: check CLOUDFLARE_BASE_URL"
+	case api.Code == 9106 || api.Code == 10000 && api.Status == http.StatusUnauthorized:
+		return "the token is not accepted for this account: make one with the permission Workers AI Read and Edit, and check CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID"
+	case api.Code == 10000:
+		return "the token may not use this account: check CLOUDFLARE_ACCOUNT_ID, and that the token has the permission Workers AI Read and Edit"
+	case api.Code == 7003 || api.Code == 7000:
+		return "the account id or the address is wrong: check CLOUDFLARE_ACCOUNT_ID, 32 hexadecimal digits, and CLOUDFLARE_BASE_URL"
+	case api.Code == 2001:
+		return "there is no such AI Gateway: check CLOUDFLARE_AI_GATEWAY"
+	case api.Class() == workersai.Auth:
+		return "the account may not use Workers AI: look at its plan and at accepted licences in the dashboard"
+	case api.Class() == workersai.Throttled || api.Class() == workersai.Quota:
+		return "the account is spent or throttled for now: wait, and look at its usage in the dashboard"
+	case api.Status == 0:
+		text := "the API cannot be reached: check the network, a proxy (HTTPS_PROXY) and CLOUDFLARE_BASE_URL"
+		if dial, ok := errors.AsType[*net.OpError](err); ok {
+			text += ": " + dial.Error()
+		}
+		return text
+	}
+	return "the API is not well, or something else answers: check CLOUDFLARE_BASE_URL and try again"
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
@@ -22,14 +21,22 @@ type emulatorCmd struct {
 
 // Help is shown by --help.
 func (emulatorCmd) Help() string {
-	return `Point workers at it with CLOUDFLARE_BASE_URL=http://127.0.0.1:8787/client/v4.
+	return `It answers for every model in the API's own forms, refuses what the API refuses and enforces limits a minute.
 It accepts any token, or with NEURONMILL_EMULATOR_TOKEN only that one; beyond this machine it listens only with one.
-GET /_emulator/requests is the log of calls, POST /_emulator/faults makes them fail.`
+
+  neuronmill emulator --latency 200ms
+  NEURONMILL_EMULATOR_URL=http://127.0.0.1:8787/client/v4 neuronmill worker
+
+Its log of calls, two calls that fail as the API's code 3040 says, and a clean slate:
+
+  curl http://127.0.0.1:8787/_emulator/requests
+  curl http://127.0.0.1:8787/_emulator/faults -d '{"Model": "@cf/baai/bge-m3", "From": 1, "To": 2, "Code": 3040}'
+  curl -X POST http://127.0.0.1:8787/_emulator/reset`
 }
 
 // Run serves until Ctrl-C.
 func (c *emulatorCmd) Run(g *globals) error {
-	token := os.Getenv("NEURONMILL_EMULATOR_TOKEN")
+	token := string(g.settings.EmulatorToken)
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return app.Usage(fmt.Errorf("--listen: %w", err))
@@ -47,7 +54,7 @@ func (c *emulatorCmd) Run(g *globals) error {
 		_ = server.Shutdown(ctx)
 	})
 	defer stop()
-	fmt.Fprintf(g.stderr, "the emulator listens: CLOUDFLARE_BASE_URL=http://%s/client/v4\n", c.Listen)
+	fmt.Fprintf(g.stderr, "the emulator listens: NEURONMILL_EMULATOR_URL=http://%s/client/v4\n", c.Listen)
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("listen on %s: %w", c.Listen, err)
 	}

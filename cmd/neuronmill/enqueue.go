@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -16,10 +17,12 @@ type enqueueCmd struct {
 func (enqueueCmd) Help() string {
 	return `One id a line on stdout. With - each line of stdin is an input; any number of them pass in little memory:
 
-  neuronmill enqueue embedding - --lane bulk < titles.txt
-  neuronmill enqueue text --payload - - < requests.jsonl
+  neuronmill enqueue text "Name three rivers" --deadline 10m
+  neuronmill enqueue embedding - --lane bulk < titles.txt > ids.txt
+  neuronmill enqueue text --payload - --idempotency-key monday < requests.jsonl
 
-A bad line is told with its number, the others go on, and the exit code is 1.`
+A bad line is told with its number and the others go on; the exit code is 1 then, or 2 where nothing was accepted.
+neuronmill task wait ID waits for a result.`
 }
 
 type enqueueOne struct{}
@@ -27,9 +30,9 @@ type enqueueOne struct{}
 // chunk is how many inputs go to the client at a time.
 const chunk = 200
 
-// Run enqueues the inputs.
+// enqueue puts the inputs into the queue, a chunk in one round trip.
 func (c kindCmd[F, C]) enqueue(g *globals) error {
-	if err := c.check(); err != nil {
+	if err := c.check(g); err != nil {
 		return err
 	}
 	stack, err := app.Open(g.ctx, g.settings, c.Options.AllowUnknownModel, g.log)
@@ -37,75 +40,123 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 		return app.Usage(err)
 	}
 	defer stack.Close()
-	bulk := len(c.Input) == 1 && c.Input[0] == "-"
-	bar := newProgress(g.stderr, "enqueued")
+	bar := newProgress(g.stderr, "accepted", c.total(g))
 	defer bar.stop()
 	var (
+		tally    counts
 		requests []tasks.Request
 		lines    []int
-		bad, all int
+		broken   error
 	)
-	flush := func() {
-		accepted, errs := stack.Client.EnqueueMany(g.ctx, requests)
-		for i, err := range errs {
-			if err != nil {
-				bad++
-				bar.say(g.stderr, "%s", lineError(lines[i], bulk, err))
-				continue
-			}
-			fmt.Fprintln(g.stdout, accepted[i].ID)
+	told := func(n int, err error) {
+		tally.add(err)
+		switch {
+		case err == nil:
 			bar.add(1)
+		case !refusal(err) && broken == nil:
+			broken = fmt.Errorf("%w; what was accepted before stays accepted, and with --idempotency-key the whole can be repeated", c.at(n, err))
+		case refusal(err):
+			bar.say(g.stderr, "neuronmill: %s", c.at(n, err))
+		}
+	}
+	flush := func() {
+		// Ctrl-C comes before or after it, so that nobody need ask which tasks run.
+		accepted, errs := stack.Client.EnqueueMany(context.WithoutCancel(g.ctx), requests)
+		for i, err := range errs {
+			if err == nil {
+				fmt.Fprintln(g.stdout, accepted[i].ID)
+			}
+			told(lines[i], err)
 		}
 		requests, lines = requests[:0], lines[:0]
 	}
 	for in := range c.each(g) {
-		all++
 		p, err := in.payload, in.err
 		if err == nil {
 			p, err = upload(g.ctx, stack.Store, p)
 		}
-		if err != nil {
-			bad++
-			bar.say(g.stderr, "%s", lineError(in.n, bulk, err))
-			continue
+		if err == nil {
+			requests = append(requests, tasks.Request{Payload: p, Options: c.Options.of(in.n, c.several())})
+			lines = append(lines, in.n)
+		} else {
+			told(in.n, err)
 		}
-		requests = append(requests, tasks.Request{Payload: p, Options: c.Options.of(in.n, bulk || len(c.Input) > 1)})
-		lines = append(lines, in.n)
 		if len(requests) == chunk {
 			flush()
 		}
-		if g.ctx.Err() != nil {
+		if broken != nil {
 			break
 		}
 	}
-	if len(requests) > 0 && g.ctx.Err() == nil {
+	if len(requests) > 0 && broken == nil && g.ctx.Err() == nil {
 		flush()
 	}
 	bar.stop()
-	return ended(g, all, bad, bulk, c.Options.Accept)
+	if c.several() {
+		fmt.Fprintf(g.stderr, "%d accepted (durable by %s), %d refused\n", tally.done, c.Options.Accept, tally.refused)
+	}
+	if g.ctx.Err() != nil {
+		broken = errors.New("interrupted; what was accepted stays accepted")
+	}
+	return tally.verdict(broken)
 }
 
-// ended is how a command over several inputs ends.
-func ended(g *globals, all, bad int, bulk bool, durability string) error {
-	if bulk {
-		fmt.Fprintf(g.stderr, "%d lines: %d accepted (durable by %s), %d refused\n", all, all-bad, durability, bad)
-	}
+// counts is how the inputs of a command ended.
+type counts struct {
+	done, failed int
+	refused      int // at the door
+	open         int // in the queue still
+}
+
+func (t *counts) add(err error) {
 	switch {
-	case g.ctx.Err() != nil:
-		return &app.Exit{Code: app.ExitFailed, Err: errors.New("interrupted; what was accepted stays accepted")}
-	case bad > 0 && !bulk:
+	case err == nil:
+		t.done++
+	case refusal(err):
+		t.refused++
+	default:
+		t.failed++
+	}
+}
+
+// verdict is the exit code of a command, with what is to be said beside it.
+func (t counts) verdict(why error) error {
+	switch {
+	case why != nil || t.failed > 0 || t.open > 0 || t.refused > 0 && t.done > 0:
+		return &app.Exit{Code: app.ExitFailed, Err: why}
+	case t.refused > 0:
 		return &app.Exit{Code: app.ExitUsage}
-	case bad > 0:
-		return &app.Exit{Code: app.ExitFailed}
 	}
 	return nil
 }
 
-func lineError(n int, bulk bool, err error) string {
-	if bulk {
-		return fmt.Sprintf("line %d: %v", n, err)
+// refusal tells what is wrong with an input from what is wrong with the way to the
+// queue.
+func refusal(err error) bool {
+	var problems tasks.Problems
+	return errors.As(err, &problems) || errors.Is(err, tasks.ErrIdempotencyMismatch)
+}
+
+// at says which of several inputs an error is about.
+func (c kindCmd[F, C]) at(n int, err error) error {
+	switch {
+	case isStdin(c.Input):
+		return fmt.Errorf("line %d: %w", n, err)
+	case c.several():
+		return fmt.Errorf("input %d: %w", n, err)
 	}
-	return "neuronmill: " + err.Error()
+	return err
+}
+
+// several reports whether there may be more inputs than one.
+func (c kindCmd[F, C]) several() bool { return isStdin(c.Input) || len(c.Input) > 1 }
+
+// total is how many inputs there are; 0 when nobody knows.
+func (c kindCmd[F, C]) total(g *globals) int64 {
+	if isStdin(c.Input) {
+		return countLines(g.stdin)
+	}
+	return int64(max(len(c.Input), 1))
 }
 
 // parsed is an input with its payload.
@@ -122,7 +173,7 @@ func (c kindCmd[F, C]) each(g *globals) func(func(parsed) bool) {
 		if len(args) == 0 {
 			args = []string{""} // --payload alone
 		}
-		for in := range inputs(args, g.stdin) {
+		for in := range inputs(g.ctx, args, g.stdin) {
 			p := parsed{n: in.n, err: in.err}
 			if p.err == nil {
 				p.payload, p.err = c.payload(in.text)

@@ -31,7 +31,9 @@ said less. PARKED are tasks that leave the workers to other models until their o
   narrow    the API has little capacity: only so many calls at a time
   closed    nobody passes until the time shown
   probing   one call finds out whether it may open
-  held      a person must open it: neuronmill gate open MODEL`
+  held      a person must open it: neuronmill gate open MODEL
+
+  neuronmill gates --watch`
 }
 
 // Run prints the gates that were ever used.
@@ -125,9 +127,28 @@ type gateCmd struct {
 	Open gateOpenCmd `cmd:"" help:"Open a closed or held gate at once."`
 }
 
+// Help is shown by --help.
+func (gateCmd) Help() string {
+	return `What is changed here holds for all workers at once.
+
+  neuronmill gates
+  neuronmill gate set @cf/baai/bge-m3 600
+  neuronmill gate open account`
+}
+
 type gateSetCmd struct {
 	Gate string `arg:"" help:"A model, or KIND:total."`
 	Pace string `arg:"" help:"Requests a minute, 0 closes it; 'default' goes back to settings and catalogue."`
+}
+
+// Help is shown by --help.
+func (gateSetCmd) Help() string {
+	return `It holds for all workers and outlives their restart, until it is set back:
+
+  neuronmill gate set @cf/baai/bge-m3 600
+  neuronmill gate set embedding:total 3000
+  neuronmill gate set @cf/baai/bge-m3 0
+  neuronmill gate set @cf/baai/bge-m3 default`
 }
 
 // Run changes the pace.
@@ -149,6 +170,14 @@ func (c *gateSetCmd) Run(g *globals) error {
 
 type gateOpenCmd struct {
 	Gate string `arg:"" help:"A model, KIND:total, or account."`
+}
+
+// Help is shown by --help.
+func (gateOpenCmd) Help() string {
+	return `For when what closed it has been mended: a licence accepted, a token renewed, a plan bought.
+
+  neuronmill gate open @cf/baai/bge-m3
+  neuronmill gate open account`
 }
 
 // Run opens the gate.

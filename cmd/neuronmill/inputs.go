@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"os"
 	"unicode/utf8"
 )
 
@@ -21,18 +23,57 @@ type input struct {
 }
 
 // inputs gives the arguments, or where the one argument is "-", the lines of stdin as
-// they come. Blank lines are passed over.
-func inputs(args []string, stdin io.Reader) iter.Seq[input] {
+// they come, until the context ends. Blank lines are passed over.
+func inputs(ctx context.Context, args []string, stdin io.Reader) iter.Seq[input] {
+	if isStdin(args) {
+		return until(ctx, lines(stdin))
+	}
 	return func(yield func(input) bool) {
-		if len(args) != 1 || args[0] != "-" {
-			for i, a := range args {
-				if !yield(input{n: i + 1, text: a}) {
+		for i, a := range args {
+			if ctx.Err() != nil || !yield(input{n: i + 1, text: a}) {
+				return
+			}
+		}
+	}
+}
+
+func isStdin(args []string) bool { return len(args) == 1 && args[0] == "-" }
+
+// until passes a sequence on until the context ends, also while the next element is
+// being waited for: nothing ends a read of a terminal, so the goroutine that reads is
+// left behind then.
+func until(ctx context.Context, seq iter.Seq[input]) iter.Seq[input] {
+	return func(yield func(input) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		passed := make(chan input)
+		go func() {
+			defer close(passed)
+			for in := range seq {
+				select {
+				case passed <- in:
+				case <-ctx.Done():
 					return
 				}
 			}
-			return
+		}()
+		for {
+			select {
+			case in, ok := <-passed:
+				if !ok || !yield(in) {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
 		}
-		lines := bufio.NewReaderSize(stdin, 64<<10)
+	}
+}
+
+// lines reads lines.
+func lines(r io.Reader) iter.Seq[input] {
+	return func(yield func(input) bool) {
+		lines := bufio.NewReaderSize(r, 64<<10)
 		for n := 1; ; n++ {
 			line, err := readLine(lines)
 			if n == 1 {
@@ -80,4 +121,29 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 		}
 		return line, err
 	}
+}
+
+// countLines is how many lines a file has from where it stands; 0 when that cannot be
+// told without reading it away.
+func countLines(r io.Reader) (n int64) {
+	file, ok := r.(*os.File)
+	if !ok {
+		return 0
+	}
+	at, err := file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0 // a pipe or a terminal
+	}
+	buffer := make([]byte, 256<<10)
+	for {
+		got, err := file.Read(buffer)
+		n += int64(bytes.Count(buffer[:got], []byte("\n")))
+		if err != nil {
+			break
+		}
+	}
+	if _, err := file.Seek(at, io.SeekStart); err != nil {
+		return 0
+	}
+	return n
 }

@@ -96,5 +96,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err := c.Check(); err != nil {
 		return app.Code(app.Usage(err), stderr)
 	}
-	return app.Code(parsed.Run(g), stderr)
+	err = parsed.Run(g)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
+	}
+	return app.Code(err, stderr)
 }

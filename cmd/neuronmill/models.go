@@ -8,13 +8,25 @@ import (
 
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/internal/catalogue"
+	"github.com/neuronmill/neuronmill/tasks"
 )
 
 type modelsCmd struct {
-	Kind      string `help:"Only this kind."`
+	Kind      string `placeholder:"KIND" help:"Only this kind."`
 	Withdrawn bool   `help:"Show withdrawn models too."`
 	JSON      bool   `name:"json" help:"One JSON object a line."`
 	Refresh   bool   `help:"Ask the account's own catalogue what is new, gone or planned to go."`
+}
+
+// Help is shown by --help.
+func (modelsCmd) Help() string {
+	return `The table is part of the program. --refresh asks the account's own catalogue, which is free, and says where the table
+is behind: new models, models that are gone or announced to leave, contexts that changed. A new model can be
+used at once with --allow-unknown-model and a pace of its own in NEURONMILL_LIMITS; its row goes into internal/catalogue.
+
+  neuronmill models --kind embedding
+  neuronmill models --withdrawn --json
+  neuronmill models --refresh`
 }
 
 // Run lists the models.
@@ -93,6 +105,8 @@ func (c *modelsCmd) refresh(g *globals) error {
 			fmt.Fprintf(w, "new\t%s\t%s; --allow-unknown-model lets it through\n", m.ID, m.Task)
 		case m.WithdrawnOn != "" && m.WithdrawnOn != own.WithdrawnOn:
 			fmt.Fprintf(w, "leaves\t%s\t%s\n", m.ID, m.WithdrawnOn)
+		case m.Context != 0 && m.Context != own.Context && own.Kind == string(tasks.KindText):
+			fmt.Fprintf(w, "context\t%s\t%d, here %d\n", m.ID, m.Context, own.Context)
 		}
 	}
 	for _, m := range catalogue.All() {

@@ -12,8 +12,8 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 )
 
-// progress shows on stderr how far a command is: a bar on a terminal, else a line every
-// few seconds.
+// progress shows on stderr how far a command is: on a terminal a bar, or a spinner where
+// the end is not known; else a line every few seconds.
 type progress struct {
 	what  string
 	count atomic.Int64
@@ -24,12 +24,12 @@ type progress struct {
 	wg    sync.WaitGroup
 }
 
-func newProgress(w io.Writer, what string) *progress {
+// newProgress begins to show; total is the end, 0 when it is not known.
+func newProgress(w io.Writer, what string, total int64) *progress {
 	p := &progress{what: what, quit: make(chan struct{})}
 	if file, ok := w.(*os.File); ok && isTerminal(file) {
-		p.bars = mpb.New(mpb.WithOutput(w))
-		p.bar = p.bars.New(0, mpb.SpinnerStyle(), mpb.AppendDecorators(
-			decor.CurrentNoUnit("%d "+what+" "), decor.AverageSpeed(0, "%.0f/s "), decor.Elapsed(decor.ET_STYLE_GO)))
+		p.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(40))
+		p.bar = p.addBar(total)
 		return p
 	}
 	p.wg.Go(func() {
@@ -40,11 +40,28 @@ func newProgress(w io.Writer, what string) *progress {
 			case <-p.quit:
 				return
 			case <-tick.C:
-				fmt.Fprintf(w, "%d %s\n", p.count.Load(), what)
+				fmt.Fprintln(w, p.line(total))
 			}
 		}
 	})
 	return p
+}
+
+func (p *progress) addBar(total int64) *mpb.Bar {
+	elapsed := decor.Elapsed(decor.ET_STYLE_GO)
+	speed := decor.AverageSpeed(0, "%.0f/s ")
+	if total <= 1 {
+		return p.bars.New(0, mpb.SpinnerStyle(), mpb.AppendDecorators(decor.CurrentNoUnit("%d "+p.what+" "), speed, elapsed))
+	}
+	return p.bars.New(total, mpb.BarStyle(), mpb.AppendDecorators(decor.CountersNoUnit("%d of %d "+p.what+" "), speed,
+		elapsed, decor.Name(", "), decor.AverageETA(decor.ET_STYLE_GO), decor.Name(" left")))
+}
+
+func (p *progress) line(total int64) string {
+	if total > 0 {
+		return fmt.Sprintf("%d of %d %s", p.count.Load(), total, p.what)
+	}
+	return fmt.Sprintf("%d %s", p.count.Load(), p.what)
 }
 
 func (p *progress) add(n int) {

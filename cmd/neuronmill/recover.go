@@ -25,7 +25,7 @@ func (c *recoverCmd) Run(g *globals) error {
 		return err
 	}
 	defer stack.Close()
-	bar := newProgress(g.stderr, "looked at")
+	bar := newProgress(g.stderr, "looked at", 0)
 	defer bar.stop()
 	seen := 0
 	n, err := stack.Client.Recover(g.ctx, tasks.Recovery{OlderThan: c.OlderThan, Progress: func(n tasks.Recovered) {

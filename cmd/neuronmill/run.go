@@ -55,7 +55,7 @@ type outcome struct {
 }
 
 func (c kindCmd[F, C]) runAll(g *globals, asJSON bool) error {
-	if err := c.check(); err != nil {
+	if err := c.check(g); err != nil {
 		return err
 	}
 	stack, err := app.Open(g.ctx, g.settings, c.Options.AllowUnknownModel, g.log)
@@ -69,18 +69,17 @@ func (c kindCmd[F, C]) runAll(g *globals, asJSON bool) error {
 	}
 	defer stopWorker()
 
-	bulk := len(c.Input) == 1 && c.Input[0] == "-"
-	bar := newProgress(g.stderr, "done")
+	bar := newProgress(g.stderr, "done", c.total(g))
 	defer bar.stop()
 	var (
 		queue = make(chan waiting, window)
 		wg    sync.WaitGroup
 		tally counts
 	)
-	wg.Go(func() { c.print(g, queue, bulk, asJSON, bar, &tally) })
+	wg.Go(func() { c.print(g, queue, asJSON, bar, &tally) })
 	for in := range c.each(g) {
 		w := waiting{n: in.n, result: make(chan outcome, 1)}
-		if w.id, err = c.enqueueOne(g, stack, in, bulk || len(c.Input) > 1); err != nil {
+		if w.id, err = c.enqueueOne(g, stack, in); err != nil {
 			w.result <- outcome{err: err}
 		} else {
 			wg.Go(func() {
@@ -89,14 +88,20 @@ func (c kindCmd[F, C]) runAll(g *globals, asJSON bool) error {
 			})
 		}
 		queue <- w
-		if g.ctx.Err() != nil {
+		if err != nil && !refusal(err) {
 			break
 		}
 	}
 	close(queue)
 	wg.Wait()
 	bar.stop()
-	return tally.verdict(g, bulk || len(c.Input) > 1)
+	if c.several() {
+		fmt.Fprintf(g.stderr, "%d completed, %d failed, %d refused, %d unfinished\n", tally.done, tally.failed, tally.refused, tally.open)
+	}
+	if g.ctx.Err() != nil {
+		return tally.verdict(errors.New("interrupted: unfinished tasks stay in the queue; neuronmill task wait ID waits for one"))
+	}
+	return tally.verdict(nil)
 }
 
 // bringWorker starts a worker when the stack is this machine's own.
@@ -104,7 +109,11 @@ func (c kindCmd[F, C]) bringWorker(g *globals, stack *app.Stack) (stop func(), e
 	if !strings.HasPrefix(g.settings.RedisURL, "embedded:") {
 		return func() {}, nil
 	}
-	return startWorker(g, stack)
+	quiet := *g
+	if g.settings.LogLevel == "info" {
+		quiet.log = app.Logger(g.stderr, "warn") // the results tell the rest
+	}
+	return startWorker(&quiet, stack)
 }
 
 // startWorker runs a worker of all kinds beside a command; stop waits for its end.
@@ -128,7 +137,7 @@ func startWorker(g *globals, stack *app.Stack) (stop func(), err error) {
 	}, nil
 }
 
-func (c kindCmd[F, C]) enqueueOne(g *globals, stack *app.Stack, in parsed, several bool) (string, error) {
+func (c kindCmd[F, C]) enqueueOne(g *globals, stack *app.Stack, in parsed) (string, error) {
 	if in.err != nil {
 		return "", in.err
 	}
@@ -136,39 +145,26 @@ func (c kindCmd[F, C]) enqueueOne(g *globals, stack *app.Stack, in parsed, sever
 	if err != nil {
 		return "", err
 	}
-	accepted, err := stack.Client.Enqueue(g.ctx, p, c.Options.of(in.n, several)...)
+	// Ctrl-C comes before or after it, so that nobody need ask whether the task runs.
+	accepted, err := stack.Client.Enqueue(context.WithoutCancel(g.ctx), p, c.Options.of(in.n, c.several())...)
 	return accepted.ID, err
 }
 
-// counts is how the inputs of a command ended.
-type counts struct{ done, failed, refused, open int }
-
-func (t counts) verdict(g *globals, several bool) error {
-	if several {
-		fmt.Fprintf(g.stderr, "%d completed, %d failed, %d refused, %d unfinished\n", t.done, t.failed, t.refused, t.open)
-	}
-	switch {
-	case t.open > 0:
-		return &app.Exit{Code: app.ExitFailed, Err: errors.New("interrupted: unfinished tasks stay in the queue; neuronmill task wait ID waits for one")}
-	case t.failed > 0 || t.refused > 0 && several:
-		return &app.Exit{Code: app.ExitFailed}
-	case t.refused > 0:
-		return &app.Exit{Code: app.ExitUsage}
-	}
-	return nil
-}
+// mostUnfinished is how many tasks are named that an interrupted command leaves behind.
+const mostUnfinished = 10
 
 // print prints results in the order of the inputs.
-func (c kindCmd[F, C]) print(g *globals, queue <-chan waiting, bulk, asJSON bool, bar *progress, t *counts) {
+func (c kindCmd[F, C]) print(g *globals, queue <-chan waiting, asJSON bool, bar *progress, t *counts) {
 	for w := range queue {
 		o := <-w.result
 		switch {
 		case o.err != nil && w.id != "":
-			t.open++
-			bar.say(g.stderr, "unfinished: %s", w.id)
+			if t.open++; t.open <= mostUnfinished {
+				bar.say(g.stderr, "unfinished: %s", w.id)
+			}
 		case o.err != nil:
-			t.refused++
-			bar.say(g.stderr, "%s", lineError(w.n, bulk, o.err))
+			t.add(o.err)
+			bar.say(g.stderr, "neuronmill: %s", c.at(w.n, o.err))
 		default:
 			if o.result.Status == tasks.Completed {
 				t.done++

@@ -20,6 +20,15 @@ type taskCmd struct {
 	Retry  taskRetryCmd  `cmd:"" help:"Run failed tasks again, as new ones: by id, or --failed with --code, --kind, --limit."`
 }
 
+// Help is shown by --help.
+func (taskCmd) Help() string {
+	return `Every command that takes an id takes those that enqueue prints.
+
+  neuronmill task list --kind text --state retry
+  neuronmill task get t_01a20ef874267941adb4e9ec016f1db6
+  neuronmill task wait t_01a20ef874267941adb4e9ec016f1db6`
+}
+
 // client opens the stack for a command that asks about tasks.
 func client(g *globals) (*app.Stack, error) {
 	stack, err := app.Open(g.ctx, g.settings, false, g.log)
@@ -27,7 +36,14 @@ func client(g *globals) (*app.Stack, error) {
 }
 
 type taskGetCmd struct {
-	ID string `arg:""`
+	ID string `arg:"" help:"As enqueue prints it."`
+}
+
+// Help is shown by --help.
+func (taskGetCmd) Help() string {
+	return `What it is, what it waits for and until when, or where its result lies:
+
+  neuronmill task get t_01a20ef874267941adb4e9ec016f1db6`
 }
 
 // Run prints a task's state.
@@ -72,7 +88,14 @@ func (c *taskGetCmd) Run(g *globals) error {
 }
 
 type taskWaitCmd struct {
-	ID string `arg:""`
+	ID string `arg:"" help:"As enqueue prints it."`
+}
+
+// Help is shown by --help.
+func (taskWaitCmd) Help() string {
+	return `Exit code 0 when it completed, 1 when it failed:
+
+  neuronmill task wait t_01a20ef874267941adb4e9ec016f1db6 | jq .output`
 }
 
 // Run waits for a result.
@@ -81,7 +104,14 @@ func (c *taskWaitCmd) Run(g *globals) error {
 }
 
 type taskResultCmd struct {
-	ID string `arg:""`
+	ID string `arg:"" help:"As enqueue prints it."`
+}
+
+// Help is shown by --help.
+func (taskResultCmd) Help() string {
+	return `Exit code 0 when it completed, 1 when it failed or has not ended:
+
+  neuronmill task result t_01a20ef874267941adb4e9ec016f1db6`
 }
 
 // Run prints a result that is there.
@@ -120,10 +150,18 @@ func showResult(g *globals, id string, wait bool) error {
 }
 
 type taskListCmd struct {
-	Kind  tasks.Kind `help:"Only this kind."`
+	Kind  tasks.Kind `placeholder:"KIND" help:"Only this kind."`
 	Lane  tasks.Lane `help:"Only this lane."`
-	State string     `help:"pending, scheduled, active, retry or archived."`
+	State string     `placeholder:"STATE" help:"pending, scheduled, active, retry or archived."`
 	Limit int        `default:"100" help:"At most so many."`
+}
+
+// Help is shown by --help.
+func (taskListCmd) Help() string {
+	return `The oldest come first in each queue; tasks that have ended are not listed, their results lie in the bucket.
+
+  neuronmill task list
+  neuronmill task list --kind embedding --lane bulk --state pending --limit 20`
 }
 
 // Run lists tasks.
@@ -146,7 +184,14 @@ func (c *taskListCmd) Run(g *globals) error {
 }
 
 type taskCancelCmd struct {
-	ID string `arg:""`
+	ID string `arg:"" help:"As enqueue prints it."`
+}
+
+// Help is shown by --help.
+func (taskCancelCmd) Help() string {
+	return `One that waits ends as failed with the code "cancelled"; a call that is under way is paid for, so it ends first.
+
+  neuronmill task cancel t_01a20ef874267941adb4e9ec016f1db6`
 }
 
 // Run cancels a task.
@@ -164,9 +209,17 @@ func (c *taskCancelCmd) Run(g *globals) error {
 }
 
 type taskRetryCmd struct {
-	IDs    []string `arg:"" optional:"" name:"id"`
+	IDs    []string `arg:"" optional:"" name:"id" help:"As enqueue prints them."`
 	Failed bool     `help:"All failed tasks that the other flags let through."`
 	deadFilter
+}
+
+// Help is shown by --help.
+func (taskRetryCmd) Help() string {
+	return `A result is never rewritten: a new task has an id of its own, which is printed.
+
+  neuronmill task retry t_01a20ef874267941adb4e9ec016f1db6
+  neuronmill task retry --failed --code attempts_exhausted`
 }
 
 // Run enqueues failed tasks again.

@@ -14,6 +14,15 @@ type workerCmd struct {
 	BulkShare   float64      `default:"0.05" help:"Part of a model's pace that bulk gets even when interactive tasks would take all of it, 0 to 0.5."`
 }
 
+// Help is shown by --help.
+func (workerCmd) Help() string {
+	return `Start as many as you like, on as many machines: they share the pace of each model through Redis. Ctrl-C takes no
+more tasks and lets the calls end that are under way, since they are paid for; a second Ctrl-C ends at once.
+
+  neuronmill worker
+  neuronmill worker --kinds embedding,text --concurrency 32`
+}
+
 // Run works until Ctrl-C.
 func (c *workerCmd) Run(g *globals) error {
 	if c.Concurrency < 1 || c.Concurrency > 10_000 {
@@ -31,6 +40,15 @@ func (c *workerCmd) Run(g *globals) error {
 }
 
 type devCmd struct{}
+
+// Help is shown by --help.
+func (devCmd) Help() string {
+	return `A worker of all kinds, on the embedded defaults where nothing else is set. From a second terminal in the same folder:
+
+  neuronmill dev
+  neuronmill enqueue text "Name three rivers"
+  neuronmill gates --watch`
+}
 
 // Run works until Ctrl-C on the embedded defaults, or whatever is set.
 func (c *devCmd) Run(g *globals) error {

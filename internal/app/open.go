@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -38,17 +39,19 @@ func OpenStore(ctx context.Context, s Settings) (storage.Store, string, error) {
 // Emulated is what every command says when no account answers.
 const Emulated = "the emulator answers: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN to use a real account"
 
-// OpenAI makes the client of Workers AI; the note is Emulated when no account is set.
+// OpenAI makes the client of Workers AI; the note says who answers when no account is
+// set.
 func OpenAI(s Settings) (client *workersai.Client, note string) {
-	if s.AccountID == "" && s.BaseURL == "" {
-		return workersaitest.New(workersaitest.Options{Limits: s.Limits}).Client(), Emulated
+	switch {
+	case s.AccountID != "":
+		return &workersai.Client{BaseURL: s.BaseURL, AccountID: s.AccountID, Token: string(s.Token), Gateway: s.Gateway}, ""
+	case s.BaseURL != "":
+		return &workersai.Client{BaseURL: s.BaseURL, AccountID: "none", Token: "none", Gateway: s.Gateway}, "no account is set: " + s.BaseURL + " answers"
+	case s.Emulator != "":
+		token := cmp.Or(string(s.EmulatorToken), "none")
+		return &workersai.Client{BaseURL: s.Emulator, AccountID: "emulator", Token: token}, Emulated
 	}
-	client = &workersai.Client{BaseURL: s.BaseURL, AccountID: s.AccountID, Token: string(s.Token), Gateway: s.Gateway}
-	if s.AccountID == "" {
-		client.AccountID, client.Token = "none", "none"
-		note = "no account is set: " + s.BaseURL + " answers"
-	}
-	return client, note
+	return workersaitest.New(workersaitest.Options{Limits: s.Limits}).Client(), Emulated
 }
 
 // Stack is everything that was opened.

@@ -62,11 +62,12 @@ func TestTasksRunOnASingleRedis(t *testing.T) {
 func TestTasksRunOnTheEmbeddedRedis(t *testing.T) { through(t, "embedded:") }
 
 func TestTasksRunOnAClusterOfThreeMasters(t *testing.T) {
-	through(t, "redis-cluster://"+strings.Join(realtest.RedisCluster(t), ","))
+	through(t, "redis-cluster://"+realtest.Addrs(realtest.RedisCluster(t)))
 }
 
 func TestTasksRunBehindASentinel(t *testing.T) {
-	through(t, "redis-sentinel://"+realtest.RedisSentinel(t, "mill")+"/mill")
+	sentinels, _ := realtest.RedisSentinel(t, "mill")
+	through(t, "redis-sentinel://"+realtest.Addrs(sentinels)+"/mill")
 }
 
 func TestARedisThatCannotCarryTheQueueIsRefused(t *testing.T) {
@@ -151,4 +152,25 @@ func TestSettingsAreCheckedByName(t *testing.T) {
 	require.ErrorContains(t, app.Settings{AccountID: "x/../y", Token: "t"}.Check(), "32 hexadecimal")
 	require.ErrorContains(t, app.Settings{BaseURL: "api.example"}.Check(), "CLOUDFLARE_BASE_URL")
 	require.NoError(t, app.Settings{}.Check())
+}
+
+func TestAnAccountAnswersElseTheEmulator(t *testing.T) {
+	account := app.Settings{AccountID: "acc", Token: "tok", Emulator: "http://emulator:8787"}
+	ai, note := app.OpenAI(account)
+	require.Empty(t, note)
+	require.Empty(t, ai.BaseURL, "the API's own address")
+	require.Equal(t, "acc", ai.AccountID)
+
+	ai, note = app.OpenAI(app.Settings{Emulator: "http://emulator:8787", EmulatorToken: "tok"})
+	require.Equal(t, app.Emulated, note)
+	require.Equal(t, "http://emulator:8787", ai.BaseURL)
+	require.Equal(t, "tok", ai.Token)
+
+	ai, note = app.OpenAI(app.Settings{BaseURL: "http://standin:1"})
+	require.Contains(t, note, "http://standin:1 answers")
+	require.Equal(t, "http://standin:1", ai.BaseURL)
+
+	ai, note = app.OpenAI(app.Settings{})
+	require.Equal(t, app.Emulated, note)
+	require.NoError(t, ai.Probe(t.Context()), "in this process")
 }

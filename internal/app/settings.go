@@ -26,6 +26,9 @@ type Settings struct {
 	Token     Secret `kong:"-"`
 	BaseURL   string `kong:"-"`
 	Gateway   string `kong:"-"`
+
+	Emulator      string `kong:"-"` // where it answers while no account is set; empty means in this process
+	EmulatorToken Secret `kong:"-"`
 }
 
 // Secret is text that does not show itself.
@@ -51,6 +54,8 @@ func (s *Settings) FromEnvironment() {
 	s.Token = Secret(strings.TrimSpace(os.Getenv("CLOUDFLARE_API_TOKEN")))
 	s.BaseURL = strings.TrimSpace(os.Getenv("CLOUDFLARE_BASE_URL"))
 	s.Gateway = strings.TrimSpace(os.Getenv("CLOUDFLARE_AI_GATEWAY"))
+	s.Emulator = strings.TrimSpace(os.Getenv("NEURONMILL_EMULATOR_URL"))
+	s.EmulatorToken = Secret(strings.TrimSpace(os.Getenv("NEURONMILL_EMULATOR_TOKEN")))
 }
 
 // Check reports everything wrong with the settings, by name.
@@ -62,8 +67,10 @@ func (s Settings) Check() error {
 	if strings.ContainsAny(s.AccountID, "/?#% ") {
 		errs = append(errs, errors.New("CLOUDFLARE_ACCOUNT_ID is no account id: it is 32 hexadecimal digits"))
 	}
-	if s.BaseURL != "" && !strings.HasPrefix(s.BaseURL, "http://") && !strings.HasPrefix(s.BaseURL, "https://") {
-		errs = append(errs, errors.New("CLOUDFLARE_BASE_URL must begin with http:// or https://"))
+	for name, url := range map[string]string{"CLOUDFLARE_BASE_URL": s.BaseURL, "NEURONMILL_EMULATOR_URL": s.Emulator} {
+		if url != "" && !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
+			errs = append(errs, errors.New(name+" must begin with http:// or https://"))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -2,11 +2,33 @@
 
 package failpoint
 
-import "os"
+import (
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+)
+
+// name and left are what the environment asks for: "before-ack" is the first hit of
+// that instant, "before-ack:3" the third.
+var (
+	name string
+	left atomic.Int64
+)
+
+func init() {
+	text, nth, _ := strings.Cut(os.Getenv("NEURONMILL_FAILPOINT"), ":")
+	n, err := strconv.ParseInt(nth, 10, 64)
+	if err != nil {
+		n = 1
+	}
+	name = text
+	left.Store(n)
+}
 
 // Hit ends the process when the environment names this instant.
-func Hit(name string) {
-	if os.Getenv("NEURONMILL_FAILPOINT") == name {
+func Hit(instant string) {
+	if instant == name && left.Add(-1) == 0 {
 		os.Exit(137)
 	}
 }

@@ -3,8 +3,8 @@
 --
 -- KEYS[1]  the gate, a hash
 -- ARGV     process, lane, pace of the table, its source, ticket, patience,
---          and of the asking process: calls in flight, interactive and bulk waiting,
---          the share of bulk
+--          and of the asking process: calls in flight, interactive and bulk waiting;
+--          the share of bulk; how many interactive and bulk may wait in the process
 -- reply    what, wait, why, now, ticket, interval, waiting in other processes, probe, report
 
 local key, process, lane, source = KEYS[1], ARGV[1], ARGV[2], ARGV[4]
@@ -16,7 +16,7 @@ local SPREAD = 1.01         -- spacing a little wider than the limit: jitter on 
 local TOLERANCE = 50000     -- a caller may come so late without losing the slot
 local STALE = 15000000      -- a process that was silent for so long is dead
 local PROBE = 2000000       -- refusals come at once; no refusal for so long is a yes
-local POLL = 25000
+local POLL = 50000
 
 local g = {}
 local flat = redis.call('HGETALL', key)
@@ -25,14 +25,18 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local function whole(x) return string.format('%.0f', x) end
 local function put(field, value) redis.call('HSET', key, field, value) end
-local function report(calls)
-  put('p:' .. process, whole(now) .. ' ' .. calls .. ' ' .. ARGV[8] .. ' ' .. ARGV[9])
+-- What the process has at the gate from now on. A caller that leaves waits no more.
+local function report(calls, leaves)
+  local i, b = tonumber(ARGV[8]), tonumber(ARGV[9])
+  if leaves and lane == 'interactive' then i = math.max(0, i - 1) end
+  if leaves and lane ~= 'interactive' then b = math.max(0, b - 1) end
+  put('p:' .. process, table.concat({whole(now), calls, i, b, ARGV[11], ARGV[12]}, ' '))
 end
 
 local others = 0
 for field, value in pairs(g) do
   if string.sub(field, 1, 2) == 'p:' and field ~= 'p:' .. process then
-    local at, f, i, b = string.match(value, '^(%d+) (%d+) (%d+) (%d+)$')
+    local at, f, i, b = string.match(value, '^(%d+) (%d+) (%d+) (%d+)')
     if not at or now - tonumber(at) > STALE then
       redis.call('HDEL', key, field)
     else
@@ -46,7 +50,7 @@ if g.pace ~= ARGV[3] or g.source ~= source then redis.call('HSET', key, 'pace', 
 local pace = tonumber(g.set or ARGV[3])
 local interval = 0
 local function answer(what, wait, why, seat, probe, told)
-  if what ~= 'go' then report(ARGV[7]) end
+  if what ~= 'go' then report(ARGV[7], what == 'pause' or wait > patience) end
   return {what, math.ceil(wait), why, now, seat or 0, math.floor(interval), others, probe and 1 or 0, told and 1 or 0}
 end
 
@@ -83,9 +87,10 @@ elseif lane == 'interactive' then
   if bulk > 0 and share > 0 then put('credit', math.min(tonumber(g.credit or '0') + share / (1 - share), 1)) end
   if early > 0 then return answer('wait', early, '', slot) end
 else
-  if early > patience then return answer('pause', early, 'paced') end
   if early > 0 then
-    if early <= interval or tonumber(g.credit or '0') < 1 then return answer('wait', early, '') end
+    if early <= interval or tonumber(g.credit or '0') < 1 then
+      return answer(early > patience and 'pause' or 'wait', early, early > patience and 'paced' or '')
+    end
     -- interactive callers have had their share: this slot is bulk's
     put('credit', 0)
     put('next', whole(slot + interval))
@@ -94,6 +99,6 @@ else
   put('next', whole(slot + interval))
 end
 if probe then put('probe', whole(now)) end
-report(tonumber(ARGV[7]) + 1)
+report(tonumber(ARGV[7]) + 1, true)
 redis.call('HINCRBY', key, 'calls', 1)
 return answer('go', 0, '', 0, probe, probe or g.factor or g.width or g.fails or g.auth)

@@ -21,14 +21,15 @@ type State struct {
 	Width       int // calls that may be in flight, 0 when the API has not asked for fewer
 	Interactive int // callers waiting
 	Bulk        int
-	Closed      time.Duration // from now; 0 when it is open
-	Held        bool          // until a person opens it
-	Probing     bool          // one call is finding out whether it may open
-	Why         string        // it is closed
-	Turn        time.Duration // from now until the next free slot; 0 when it is free
-	Calls       int           // let through since the gate was first used
-	Throttled   int           // answers that said too many requests
-	Busy        int           // answers that said no capacity
+	Seats       map[string]int // callers of a lane that the workers let wait; 0 when none has said so
+	Closed      time.Duration  // from now; 0 when it is open
+	Held        bool           // until a person opens it
+	Probing     bool           // one call is finding out whether it may open
+	Why         string         // it is closed
+	Turn        time.Duration  // from now until the next free slot; 0 when it is free
+	Calls       int            // let through since the gate was first used
+	Throttled   int            // answers that said too many requests
+	Busy        int            // answers that said no capacity
 }
 
 // Interval is the time between two calls at the present pace; 0 when it is closed.
@@ -57,19 +58,32 @@ func (s State) Word() string {
 	return "open"
 }
 
-// Room is how many more callers may wait at the gate without one of them having to
-// wait longer than Patience: 0 while it is closed.
-func (s State) Room() int {
+// refill is how much of the pace is worth having at the gate. It covers the time that
+// parked tasks need to come back; more would only be parked again.
+const refill = time.Second
+
+// Room is how many more callers of a lane the gate is worth bringing back for: 0 while
+// it is closed. One of bulk may always wait, so that it can have its share.
+func (s State) Room(lane string) int {
 	interval := s.Interval()
-	patient := patience(interval)
-	if s.Held || interval == 0 || s.Closed > time.Second || s.Turn > patient {
+	if s.Pace.Source == "" && !s.Held && s.Closed == 0 {
+		return 1 // nobody has asked it yet
+	}
+	if s.Held || interval == 0 || s.Closed > time.Second || s.Turn > patience(interval) {
 		return 0
 	}
+	most := max(1, int(refill/interval))
 	if s.Width > 0 {
-		return max(0, 2*s.Width-s.InFlight-s.Interactive-s.Bulk)
+		most = min(most, max(1, 2*s.Width-s.InFlight))
 	}
-	most := max(1, int(patient/max(interval, time.Millisecond)))
-	return max(0, most-s.Interactive-s.Bulk)
+	waiting, free := s.Interactive, most-s.Interactive
+	if lane == bulk {
+		waiting, free = s.Bulk, max(1, most-s.Interactive)-s.Bulk
+	}
+	if seats := s.Seats[lane]; seats > 0 {
+		free = min(free, seats-waiting)
+	}
+	return max(0, free)
 }
 
 // States gives the named gates, or all that were ever used, in order of name.
@@ -118,7 +132,7 @@ func stateOf(name string, fields map[string]string, now time.Time) State {
 	s := State{
 		Name: name, Pace: Pace{number("pace"), fields["source"]}, Factor: decimal("factor", 1), Width: int(decimal("width", 0)),
 		Closed: from("closed"), Held: fields["hold"] != "", Probing: fields["probe"] != "", Why: fields["why"], Turn: from("next"),
-		Calls: number("calls"), Throttled: number("throttled"), Busy: number("busy"),
+		Calls: number("calls"), Throttled: number("throttled"), Busy: number("busy"), Seats: map[string]int{},
 	}
 	if set, ok := fields["set"]; ok {
 		s.Pace.Source = "set"
@@ -132,10 +146,14 @@ func stateOf(name string, fields map[string]string, now time.Time) State {
 			continue
 		}
 		var at int64
-		var inFlight, web, batch int
-		if n, _ := fmt.Sscan(value, &at, &inFlight, &web, &batch); n == 4 && now.Sub(time.UnixMicro(at)) < 3*beat {
-			s.InFlight, s.Interactive, s.Bulk = s.InFlight+inFlight, s.Interactive+web, s.Bulk+batch
+		var f figures
+		n, _ := fmt.Sscan(value, &at, &f.inFlight, &f.interactive, &f.bulk, &f.seats, &f.bulkSeats)
+		if n < 4 || now.Sub(time.UnixMicro(at)) >= 3*beat {
+			continue
 		}
+		s.InFlight, s.Interactive, s.Bulk = s.InFlight+f.inFlight, s.Interactive+f.interactive, s.Bulk+f.bulk
+		s.Seats[interactive] += f.seats
+		s.Seats[bulk] += f.bulkSeats
 	}
 	return s
 }

@@ -65,6 +65,7 @@ type lines struct {
 	known    bool // the index of gates has it
 	inFlight int
 	waiting  map[string]int           // by lane
+	seats    map[string]int           // how many may wait, by lane; 0 means that it was not said
 	others   map[string]int           // waiting in other processes, as of the last answer
 	interval time.Duration            // of the pace, as of the last answer
 	turn     map[string]chan struct{} // who asks for bulk: one at a time
@@ -88,9 +89,9 @@ type Ask struct {
 	// Patience is how long the turn may be waited for in place; 0 means Patience, or
 	// one and a half turns of a slow pace.
 	Patience time.Duration
-	// Room is how many callers of this lane and model may wait in this process; 0
+	// Seats is how many callers of this lane and model may wait in this process; 0
 	// means as many as Patience allows.
-	Room int
+	Seats int
 }
 
 // Paced is the reason of a PauseError when nothing is wrong but the pace.
@@ -120,7 +121,7 @@ func (g *Gate) at(name string) *lines {
 	l := g.lines[name]
 	if l == nil {
 		l = &lines{
-			waiting: map[string]int{}, others: map[string]int{},
+			waiting: map[string]int{}, seats: map[string]int{}, others: map[string]int{},
 			turn: map[string]chan struct{}{interactive: make(chan struct{}, 1), bulk: make(chan struct{}, 1)},
 		}
 		g.lines[name] = l
@@ -150,23 +151,31 @@ func (g *Gate) Run(ctx context.Context) error {
 // present writes what a process has at a gate.
 var present = redis.NewScript(`
 local clock = redis.call("TIME")
-redis.call("HSET", KEYS[1], "p:" .. ARGV[1], clock[1] .. string.format("%06d", clock[2]) .. " " .. ARGV[2] .. " " .. ARGV[3] .. " " .. ARGV[4])
+redis.call("HSET", KEYS[1], "p:" .. ARGV[1], clock[1] .. string.format("%06d", clock[2]) .. " " .. table.concat(ARGV, " ", 2))
 return 1`)
 
+// figures are what a process has at a gate.
+type figures struct{ inFlight, interactive, bulk, seats, bulkSeats int }
+
+func (l *lines) figures() figures {
+	return figures{l.inFlight, l.waiting[interactive], l.waiting[bulk], l.seats[interactive], l.seats[bulk]}
+}
+
+func (f figures) idle() bool { return f.inFlight+f.interactive+f.bulk == 0 }
+
 func (g *Gate) tell(ctx context.Context) {
-	type figures struct{ inFlight, interactive, bulk int }
 	at := map[string]figures{}
 	g.mu.Lock()
 	for name, l := range g.lines {
-		f := figures{l.inFlight, l.waiting[interactive], l.waiting[bulk]}
-		if f != (figures{}) || l.reported {
+		f := l.figures()
+		if !f.idle() || l.reported {
 			at[name] = f
 		}
-		l.reported = f != (figures{})
+		l.reported = !f.idle()
 	}
 	g.mu.Unlock()
 	for name, f := range at {
-		if err := present.Run(ctx, g.cfg.Redis, []string{Key(name)}, g.process, f.inFlight, f.interactive, f.bulk).Err(); err != nil {
+		if err := present.Run(ctx, g.cfg.Redis, []string{Key(name)}, g.process, f.inFlight, f.interactive, f.bulk, f.seats, f.bulkSeats).Err(); err != nil {
 			g.cfg.Log.Debug("gate not told of running calls", "gate", name, "error", err)
 			return
 		}

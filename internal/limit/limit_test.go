@@ -29,7 +29,7 @@ func ask(lane string) limit.Ask {
 
 func pass(t *testing.T, g *limit.Gate) *limit.Place {
 	t.Helper()
-	p, err := g.Pass(t.Context(), ask("interactive"))
+	p, err := g.Pass(t.Context(), limit.Ask{Model: model, Kind: "text", Patience: time.Minute})
 	require.NoError(t, err)
 	return p
 }
@@ -209,13 +209,13 @@ func TestARefusedProbeClosesForLongerEachTime(t *testing.T) {
 		for _, want := range []time.Duration{5, 10, 20, 40, 60, 60} {
 			require.Equal(t, want*time.Second, done(t, pass(t, g), limit.Throttled, 0).For)
 		}
-		require.EqualValues(t, 1, state(t, g).Factor, "probes say nothing about the pace")
+		require.InDelta(t, 1, state(t, g).Factor, 1e-9, "probes say nothing about the pace")
 	})
 }
 
 func TestThePaceFallsOncePerFlightAndHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := gateOn(redistest.Memory(t), 600)
+		g := gateOn(redistest.Memory(t), 60)
 		flight := func() {
 			var places []*limit.Place
 			for range 5 {
@@ -228,15 +228,15 @@ func TestThePaceFallsOncePerFlightAndHeals(t *testing.T) {
 			done(t, pass(t, g), limit.Passed, 0) // the probe
 		}
 		flight()
-		require.EqualValues(t, 1, state(t, g).Factor, "one flight may be a chance")
+		require.InDelta(t, 1, state(t, g).Factor, 1e-9, "one flight may be a chance")
 		flight()
-		require.InDelta(t, 0.8, state(t, g).Factor, 0.001)
+		require.InDelta(t, 0.8, state(t, g).Factor, 0.002)
 		require.Equal(t, "learned", state(t, g).Word())
-		for range 5 * 480 {
+		for range 5 * 48 {
 			done(t, pass(t, g), limit.Passed, 0)
 		}
 		require.InDelta(t, 0.97, state(t, g).Factor, 0.03)
-		for range 10 * 600 {
+		for range 10 * 60 {
 			done(t, pass(t, g), limit.Passed, 0)
 		}
 		require.Equal(t, "open", state(t, g).Word())
@@ -284,12 +284,15 @@ func TestASpentDayClosesAllModelsUntilMidnightOfRedis(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		closing := done(t, late, limit.Quota, 0)
 		require.Less(t, closing.For, 10*time.Minute, "an answer from yesterday does not close today")
+		time.Sleep(closing.For)
+		closing = done(t, pass(t, g), limit.Quota, 0)
+		require.Less(t, closing.For, 10*time.Minute, "the API may not have turned the page yet")
 		time.Sleep(10 * time.Minute)
 		done(t, pass(t, g), limit.Passed, 0)
 	})
 }
 
-func TestARefusedAccountWaitsForAPersonAfterOneConfirmingCall(t *testing.T) {
+func TestARefusedAccountWaitsForAPersonAfterOneCallThatConfirms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := gateOn(redistest.Memory(t), 6000)
 		require.Equal(t, 2*time.Second, done(t, pass(t, g), limit.Refused, 0).For)

@@ -82,9 +82,10 @@ func (g *Gate) join(a Ask) (leave func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l := g.at(a.Model)
+	l.seats[a.Lane] = a.Seats
 	if n := l.waiting[a.Lane]; n > 0 {
 		ahead := time.Duration(n+l.others[a.Lane]) * l.interval
-		if a.Room > 0 && n >= a.Room || a.Patience == 0 && ahead > patience(l.interval) {
+		if a.Seats > 0 && n >= a.Seats || a.Patience == 0 && ahead > patience(l.interval) {
 			return nil, &PauseError{Model: a.Model, Until: time.Now().Add(ahead), Reason: Paced}
 		}
 	}
@@ -167,9 +168,10 @@ func (g *Gate) ask(ctx context.Context, name string, a Ask, ticket int64) (answe
 	g.mu.Lock()
 	l := g.at(name)
 	known := l.known
+	f := l.figures()
 	args := []any{
 		g.process, a.Lane, pace.PerMinute, pace.Source, ticket, patient.Microseconds(),
-		l.inFlight, l.waiting[interactive], l.waiting[bulk], g.cfg.BulkShare,
+		f.inFlight, f.interactive, f.bulk, g.cfg.BulkShare, f.seats, f.bulkSeats,
 	}
 	l.reported = true
 	g.mu.Unlock()

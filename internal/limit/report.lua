@@ -29,7 +29,7 @@ for field, value in pairs(g) do
   end
 end
 local own = g['p:' .. ARGV[5]]
-local waiting = own and string.match(own, '^%d+ %d+ (.*)$') or '0 0'
+local waiting = own and string.match(own, '^%d+ %d+ (.*)$') or '0 0 0 0'
 put('p:' .. ARGV[5], whole(now) .. ' ' .. ARGV[6] .. ' ' .. waiting)
 
 local function close(until_, why)

@@ -10,87 +10,77 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
-// Server is a running process.
+// Server is a running process, which can be killed and started again.
 type Server struct {
 	Addr string // host:port
 	Dir  string // its data
+
+	t       *testing.T
+	program string
+	args    []string
+	cmd     *exec.Cmd
+	logs    bytes.Buffer
 }
 
-// Redis starts an empty redis-server or valkey-server.
-func Redis(t *testing.T) Server {
+// start runs a server until the test ends, and waits until it listens.
+func start(t *testing.T, addr, dir, program string, args ...string) *Server {
 	t.Helper()
-	program := find(t, "apt-get install redis-server", "redis-server", "valkey-server")
-	s := Server{Addr: FreeAddr(t), Dir: t.TempDir()}
-	_, port, err := net.SplitHostPort(s.Addr)
-	require.NoError(t, err)
-	start(t, s.Addr, program, "--port", port, "--bind", "127.0.0.1", "--dir", s.Dir,
-		"--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction")
+	s := &Server{Addr: addr, Dir: dir, t: t, program: program, args: args}
+	s.Start()
+	t.Cleanup(func() {
+		s.Kill()
+		if t.Failed() {
+			t.Logf("%s:\n%s", program, s.logs.String())
+		}
+	})
 	return s
 }
 
-// RedisCluster starts three masters and gives their addresses once all slots are
-// served.
-func RedisCluster(t *testing.T) []string {
-	t.Helper()
-	program := find(t, "apt-get install redis-server", "redis-server", "valkey-server")
-	var addrs []string
-	var nodes []*redis.Client
-	for range 3 {
-		addr := FreeAddr(t)
-		_, port, err := net.SplitHostPort(addr)
-		require.NoError(t, err)
-		_, bus, err := net.SplitHostPort(FreeAddr(t))
-		require.NoError(t, err)
-		start(t, addr, program, "--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "",
-			"--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "3000", "--maxmemory-policy", "noeviction")
-		node := redis.NewClient(&redis.Options{Addr: addr})
-		t.Cleanup(func() { node.Close() })
-		addrs, nodes = append(addrs, addr), append(nodes, node)
-		first := (len(nodes) - 1) * 5462
-		require.NoError(t, node.ClusterAddSlotsRange(t.Context(), first, min(first+5461, 16383)).Err())
-		if len(nodes) > 1 {
-			require.NoError(t, nodes[0].Do(t.Context(), "CLUSTER", "MEET", "127.0.0.1", port, bus).Err())
-		}
-	}
-	for _, node := range nodes {
-		require.Eventually(t, func() bool {
-			return strings.Contains(node.ClusterInfo(t.Context()).Val(), "cluster_state:ok")
-		}, 30*time.Second, 50*time.Millisecond, "the cluster does not come together")
-	}
-	return addrs
+// Kill ends it as SIGKILL does.
+func (s *Server) Kill() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
 }
 
-// RedisSentinel starts a master and a sentinel that watches it under a name, and gives
-// the sentinel's address.
-func RedisSentinel(t *testing.T, name string) string {
-	t.Helper()
-	master := Redis(t)
-	_, masterPort, err := net.SplitHostPort(master.Addr)
-	require.NoError(t, err)
-	program := find(t, "apt-get install redis-server", "redis-server", "valkey-server")
-	addr := FreeAddr(t)
-	_, port, err := net.SplitHostPort(addr)
-	require.NoError(t, err)
-	file := filepath.Join(t.TempDir(), "sentinel.conf")
-	text := "port " + port + "\nbind 127.0.0.1\nsentinel monitor " + name + " 127.0.0.1 " + masterPort + " 1\n"
-	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-	start(t, addr, program, file, "--sentinel")
-	return addr
+// Start starts it again on its data.
+func (s *Server) Start() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.program, s.args...)
+	s.cmd.Stdout, s.cmd.Stderr = &s.logs, &s.logs
+	require.NoError(s.t, s.cmd.Start())
+	WaitTCP(s.t, s.Addr)
+}
+
+// Forget removes the append-only file of a Redis that was killed.
+func (s *Server) Forget() {
+	s.t.Helper()
+	require.NoError(s.t, os.RemoveAll(filepath.Join(s.Dir, "appendonlydir")))
+}
+
+// CutTail takes the last bytes off the append-only file of a Redis that was killed, as
+// a loss of power does.
+func (s *Server) CutTail(bytes int64) {
+	s.t.Helper()
+	files, err := filepath.Glob(filepath.Join(s.Dir, "appendonlydir", "*.incr.aof"))
+	require.NoError(s.t, err)
+	require.NotEmpty(s.t, files)
+	file := files[len(files)-1]
+	info, err := os.Stat(file)
+	require.NoError(s.t, err)
+	require.NoError(s.t, os.Truncate(file, max(0, info.Size()-bytes)))
 }
 
 // S3 starts versitygw with an empty bucket and gives its URL as a setting has it; the
-// credentials are in the test's environment.
+// credentials are in the environment of the test and of what it starts.
 func S3(t *testing.T) (storeURL string) {
 	t.Helper()
 	return "s3://results/test?region=us-east-1&path_style=true&endpoint=http://" + S3Server(t).Addr
@@ -100,19 +90,22 @@ func S3(t *testing.T) (storeURL string) {
 const Bucket = "results"
 
 // S3Server starts versitygw.
-func S3Server(t *testing.T) Server {
+func S3Server(t *testing.T) *Server {
 	t.Helper()
 	program := find(t, "go build -C tools/versitygw -o DIR/versitygw github.com/versity/versitygw/cmd/versitygw, with DIR on PATH", "versitygw")
-	s := Server{Addr: FreeAddr(t), Dir: t.TempDir()}
-	t.Setenv("AWS_ACCESS_KEY_ID", "test")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
-	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-	data, side := filepath.Join(s.Dir, "data"), filepath.Join(s.Dir, "side")
+	for name, value := range map[string]string{
+		"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_EC2_METADATA_DISABLED": "true",
+	} {
+		// The same for all tests, so that they may run beside each other.
+		require.NoError(t, os.Setenv(name, value)) //nolint:usetesting // Setenv of a test forbids that
+	}
+	addr, dir := FreeAddr(t), t.TempDir()
+	data, side := filepath.Join(dir, "data"), filepath.Join(dir, "side")
 	require.NoError(t, os.MkdirAll(data, 0o700))
 	require.NoError(t, os.MkdirAll(side, 0o700))
-	start(t, s.Addr, program, "--port", s.Addr, "--access", "test", "--secret", "test-secret", "--quiet", "posix", "--sidecar", side, data)
+	s := start(t, addr, dir, program, "--port", addr, "--access", "test", "--secret", "test-secret", "--quiet", "posix", "--sidecar", side, data)
 	client := s3.New(s3.Options{
-		BaseEndpoint: aws.String("http://" + s.Addr), Region: "us-east-1", UsePathStyle: true,
+		BaseEndpoint: aws.String("http://" + addr), Region: "us-east-1", UsePathStyle: true,
 		Credentials: credentials.NewStaticCredentialsProvider("test", "test-secret", ""),
 	})
 	_, err := client.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(Bucket)})
@@ -132,23 +125,6 @@ func find(t *testing.T, how string, names ...string) string {
 	}
 	t.Skipf("SKIPPED, NOT TESTED: %s is not on PATH: %s", names[0], how)
 	return ""
-}
-
-// start runs a server until the test ends, and waits until it listens.
-func start(t *testing.T, addr, program string, args ...string) {
-	t.Helper()
-	cmd := exec.Command(program, args...)
-	var logs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &logs, &logs
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s:\n%s", program, logs.String())
-		}
-	})
-	WaitTCP(t, addr)
 }
 
 // FreeAddr is an address on loopback that nothing listens on.

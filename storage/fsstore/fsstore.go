@@ -1,13 +1,14 @@
 // Package fsstore keeps objects in a folder, one file each. It is the bucket when
 // none is set.
 //
-// The key "a/b.txt" is the file a.d/b.txt: folders end in ".d", so that an object and
-// others below its name can exist side by side. Characters that file systems treat
-// unlike each other are written as %XX. What cannot be told from the name, the content
-// type, stands in a ".type" file where it differs from the one the extension has.
+// The key "a/b.txt" is the file a/b.txt, so that people find their results. Characters
+// that file systems treat unlike each other are written as %XX. What cannot be told from
+// the name, the content type, stands in a ".type" file where it differs from the one the
+// extension has. An object and others below its name, "a" and "a/b", cannot both exist.
 package fsstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/neuronmill/neuronmill/storage"
 )
@@ -41,8 +43,8 @@ func Open(dir string) (*Store, error) {
 	return &Store{root: root}, nil
 }
 
-// tempDir holds files that are being written; no key leads there, since folders of
-// keys end in ".d".
+// tempDir holds files that are being written; no key leads there, since none of their
+// file names begins with a dot.
 const tempDir = ".writing"
 
 // Put implements storage.Store.
@@ -142,6 +144,10 @@ func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, missing("get", key, err)
 	}
+	if stat, err := f.Stat(); err != nil || stat.IsDir() {
+		f.Close()
+		return nil, missing("get", key, cmp.Or(err, fs.ErrNotExist))
+	}
 	return f, nil
 }
 
@@ -155,6 +161,9 @@ func (s *Store) Head(ctx context.Context, key string) (storage.Info, error) {
 		return storage.Info{}, err
 	}
 	stat, err := os.Stat(name)
+	if err == nil && stat.IsDir() {
+		err = fs.ErrNotExist
+	}
 	if err != nil {
 		return storage.Info{}, missing("head", key, err)
 	}
@@ -166,7 +175,7 @@ func (s *Store) Head(ctx context.Context, key string) (storage.Info, error) {
 }
 
 func missing(verb, key string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return fmt.Errorf("%s %s: %w", verb, key, storage.ErrNotFound)
 	}
 	return fmt.Errorf("%s %s: %w", verb, key, err)
@@ -182,7 +191,8 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		return err
 	}
 	for _, f := range []string{name, name + typeSuffix} {
-		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := os.Remove(f)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) && !errors.Is(err, syscall.ENOTEMPTY) {
 			return fmt.Errorf("delete %s: %w", key, err)
 		}
 	}
@@ -195,12 +205,8 @@ func (s *Store) file(key string) (string, error) {
 		return "", err
 	}
 	segments := strings.Split(key, "/")
-	last := len(segments) - 1
 	for i, segment := range segments {
 		segments[i] = escape(segment)
-		if i < last {
-			segments[i] += dirSuffix
-		}
 		if len(segments[i]) > 250 {
 			return "", fmt.Errorf("%w: a segment is too long for a file name", storage.ErrInvalidKey)
 		}

@@ -82,10 +82,7 @@ func read(dir, base string) ([]entry, error) {
 		if name == tempDir || strings.HasSuffix(name, typeSuffix) {
 			continue
 		}
-		segment, err := unescape(strings.TrimSuffix(name, dirSuffix))
-		if !isDir {
-			segment, err = unescape(name)
-		}
+		segment, err := unescape(name)
 		if err != nil {
 			continue // not ours
 		}

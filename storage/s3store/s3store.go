@@ -13,10 +13,13 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -43,9 +46,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		config.WithRegion(c.Region), config.WithRetryMaxAttempts(4),
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
 		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
-	}
-	if c.HTTP != nil {
-		options = append(options, config.WithHTTPClient(c.HTTP))
+		config.WithHTTPClient(patient(c.Patience)),
 	}
 	loaded, err := config.LoadDefaultConfig(ctx, options...)
 	if err != nil {
@@ -277,11 +278,17 @@ func (s *Store) explain(verb, key string, err error) error {
 	}
 	switch {
 	case code == "NoSuchBucket":
-		return fmt.Errorf("%s %s: there is no bucket %s: create it, or mend NEURONMILL_STORE_URL", verb, key, s.config.Bucket)
+		return fmt.Errorf("%s %s: there is no bucket %s: create it (neuronmill doctor --create-bucket does), or mend NEURONMILL_STORE_URL", verb, key, s.config.Bucket)
 	case missing(err):
 		return fmt.Errorf("%s %s: %w", verb, key, storage.ErrNotFound)
 	case code == "InvalidAccessKeyId" || code == "SignatureDoesNotMatch" || code == "AccessDenied":
 		return fmt.Errorf("%s %s: the bucket refuses the credentials (%s): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the region", verb, key, code)
+	}
+	if _, ok := errors.AsType[*v4.SigningError](err); ok || strings.Contains(err.Error(), "get credentials") {
+		return fmt.Errorf("%s %s: there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role of the AWS chain", verb, key)
+	}
+	if dial, ok := errors.AsType[*net.OpError](err); ok {
+		return fmt.Errorf("%s %s: %s cannot be reached: start it, or mend NEURONMILL_STORE_URL: %w", verb, key, s.config, dial)
 	}
 	return fmt.Errorf("%s %s: %w", verb, key, err)
 }

@@ -62,3 +62,7 @@ func TestURLsAreReadStrictly(t *testing.T) {
 		require.NotContains(t, err.Error(), "secret@")
 	}
 }
+
+func TestALargeObjectIsNeverInMemory(t *testing.T) {
+	storagetest.Flat(t, opener("http://"+realtest.S3Server(t).Addr)(t))
+}

@@ -3,21 +3,21 @@ package s3store
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Config says where the bucket is. Credentials come by the AWS chain: environment,
 // shared files, instance roles.
 type Config struct {
 	Bucket    string
-	Prefix    string       // before every key; "" or without a trailing "/"
-	Endpoint  string       // of a service other than AWS; empty for AWS
-	Region    string       // auto when empty
-	PathStyle bool         // bucket in the path, not in the host name
-	HTTP      *http.Client // the SDK's own when nil
+	Prefix    string        // before every key; "" or without a trailing "/"
+	Endpoint  string        // of a service other than AWS; empty for AWS
+	Region    string        // auto when empty
+	PathStyle bool          // bucket in the path, not in the host name
+	Patience  time.Duration // a connection on which nothing moves for so long is broken; 0 means 30 s
 }
 
 // String describes the bucket to people.

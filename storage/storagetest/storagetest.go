@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -225,4 +226,46 @@ func cancelled(t *testing.T, s storage.Store) {
 	for _, err := range s.List(ctx, "", "") {
 		require.ErrorIs(t, err, context.Canceled)
 	}
+}
+
+// Flat sends an object of 200 MiB and gets it back, and measures that it is never in
+// memory as a whole.
+func Flat(t *testing.T, s storage.Store) {
+	const size, most = 200 << 20, 40 << 20
+	before := heap()
+	m := &measured{Reader: io.LimitReader(&pattern{}, size)}
+	require.NoError(t, s.Put(t.Context(), "huge", m, "application/octet-stream"))
+	require.Less(t, m.most, before+most, "while it is put")
+	body, err := s.Get(t.Context(), "huge")
+	require.NoError(t, err)
+	defer body.Close()
+	m = &measured{Reader: body}
+	n, err := io.Copy(io.Discard, m)
+	require.NoError(t, err)
+	require.EqualValues(t, size, n)
+	require.Less(t, m.most, before+most, "while it is got")
+}
+
+// measured looks at the heap every 20 MiB.
+type measured struct {
+	io.Reader
+	read int
+	most uint64
+}
+
+func (m *measured) Read(b []byte) (int, error) {
+	const every = 20 << 20
+	n, err := m.Reader.Read(b)
+	if m.read/every != (m.read+n)/every {
+		m.most = max(m.most, heap())
+	}
+	m.read += n
+	return n, err
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

@@ -21,14 +21,22 @@ func compose(t *testing.T, env ...string) *types.Project {
 	return project
 }
 
+// The settings decide as internal/app reads them: an account first, else the emulator.
 func TestComposeUsesTheEmulatorUnlessAnAccountIsSet(t *testing.T) {
-	worker := compose(t).Services["worker"]
-	require.Equal(t, "http://emulator:8787/client/v4", *worker.Environment["CLOUDFLARE_BASE_URL"])
-	require.Equal(t, 2, *worker.Deploy.Replicas)
+	project := compose(t)
+	for _, name := range []string{"setup", "worker", "scheduler"} {
+		env := project.Services[name].Environment
+		require.Empty(t, *env["CLOUDFLARE_ACCOUNT_ID"], name)
+		require.Empty(t, *env["CLOUDFLARE_BASE_URL"], name)
+		require.Equal(t, "http://emulator:8787/client/v4", *env["NEURONMILL_EMULATOR_URL"], name)
+		require.Equal(t, *project.Services["emulator"].Environment["NEURONMILL_EMULATOR_TOKEN"], *env["NEURONMILL_EMULATOR_TOKEN"], name)
+	}
+	require.Equal(t, 2, *project.Services["worker"].Deploy.Replicas)
 
-	worker = compose(t, "CLOUDFLARE_ACCOUNT_ID=acc", "CLOUDFLARE_API_TOKEN=tok", "CLOUDFLARE_BASE_URL=https://api.cloudflare.com/client/v4").Services["worker"]
+	worker := compose(t, "CLOUDFLARE_ACCOUNT_ID=acc", "CLOUDFLARE_API_TOKEN=tok").Services["worker"]
 	require.Equal(t, "acc", *worker.Environment["CLOUDFLARE_ACCOUNT_ID"])
-	require.Equal(t, "https://api.cloudflare.com/client/v4", *worker.Environment["CLOUDFLARE_BASE_URL"])
+	require.Empty(t, *worker.Environment["CLOUDFLARE_BASE_URL"], "the API itself")
+	require.NotContains(t, compose(t, "CLOUDFLARE_API_TOKEN=tok").Services["emulator"].Environment, "CLOUDFLARE_API_TOKEN")
 }
 
 func TestComposeKeepsTasksAndListensOnThisMachineOnly(t *testing.T) {

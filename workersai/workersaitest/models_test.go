@@ -178,3 +178,37 @@ func slicesOf(s string, n int) []string {
 	}
 	return out
 }
+
+// The codes of the API's error page, those that were met beyond it and those that older
+// documents name, with their HTTP status and what a caller is to do.
+func TestEveryRefusalCanBeAskedFor(t *testing.T) {
+	emulator := workersaitest.New(workersaitest.Options{})
+	classes := map[workersai.Class]map[int][]int{
+		workersai.Permanent: {
+			400: {3003, 3030, 3039, 5004, 5006, 5007, 7504, 8001, 8006, 8007, 9015, 10063}, 404: {3042, 7502}, 405: {5005, 5019},
+			410: {5028}, 413: {3006, 3010, 5021, 7506}, 422: {5012},
+		},
+		workersai.Transient: {408: {3007, 3008}, 500: {3043, 8004, 8005}},
+		workersai.Guarded:   {408: {3046}, 500: {8008}},
+		workersai.Busy:      {429: {3040}},
+		workersai.Throttled: {429: {971, 2021, 3021, 7505, 10429}},
+		workersai.Quota:     {429: {3036, 4006}},
+		workersai.Auth:      {400: {2001, 7000, 9106}, 401: {10000}, 403: {3023, 3041, 5016, 5018, 5035}, 404: {7003}},
+	}
+	for class, statuses := range classes {
+		for status, codes := range statuses {
+			for _, code := range codes {
+				emulator.Reset()
+				emulator.Fault(workersaitest.Fault{Code: code})
+				_, _, err := emulator.Client().Embed(t.Context(), "@cf/baai/bge-m3", workersai.EmbedInput{Texts: []string{"x"}})
+				var api *workersai.Error
+				require.ErrorAs(t, err, &api, code)
+				require.Equal(t, code, api.Code)
+				require.Equal(t, status, api.Status, code)
+				require.Equal(t, class, api.Class(), code)
+				require.NotEmpty(t, api.RequestID, code)
+				require.False(t, emulator.Requests()[0].Billed, code)
+			}
+		}
+	}
+}

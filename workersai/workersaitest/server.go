@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -188,13 +189,17 @@ func result(v any, neurons float64) answer {
 }
 
 func (s *Server) serveCatalogue(w http.ResponseWriter) {
+	type property struct {
+		ID    string `json:"property_id"`
+		Value string `json:"value"`
+	}
 	type task struct {
 		Name string `json:"name"`
 	}
 	type model struct {
-		Name       string `json:"name"`
-		Task       task   `json:"task"`
-		Properties []any  `json:"properties"`
+		Name       string     `json:"name"`
+		Task       task       `json:"task"`
+		Properties []property `json:"properties"`
 	}
 	names := map[string]string{
 		"text": "Text Generation", "embedding": "Text Embeddings", "image": "Text-to-Image",
@@ -202,9 +207,17 @@ func (s *Server) serveCatalogue(w http.ResponseWriter) {
 	}
 	models := []model{}
 	for _, m := range catalogue.All() {
-		if m.WithdrawnOn == "" {
-			models = append(models, model{m.ID, task{names[m.Kind]}, []any{}})
+		if m.Withdrawn(time.Now()) {
+			continue
 		}
+		row := model{m.ID, task{names[m.Kind]}, []property{}}
+		if m.Context > 0 {
+			row.Properties = append(row.Properties, property{"context_window", strconv.Itoa(m.Context)})
+		}
+		if m.WithdrawnOn != "" {
+			row.Properties = append(row.Properties, property{"planned_deprecation_date", m.WithdrawnOn})
+		}
+		models = append(models, row)
 	}
 	result(models, 0).write(w)
 }

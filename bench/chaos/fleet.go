@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// failpoints are the instants at which a worker may be made to die.
+var failpoints = []string{
+	"taken", "before-call", "after-call", "after-artefact",
+	"before-result", "after-result", "before-pending-delete", "before-ack",
+}
+
+// fleet is a number of slots in which workers live short lives one after another.
+type fleet struct {
+	j       *journal
+	binary  string
+	env     []string
+	limits  string
+	slots   []*slot
+	storm   time.Duration // the mean life of a worker
+	mu      sync.Mutex
+	workers []*worker
+	wrong   []string       // what a worker should not have done
+	thaw    sync.WaitGroup // of the zombies
+}
+
+// slot has its own edges to Redis, bucket and provider.
+type slot struct {
+	number           int
+	redis, store, ai *edge
+	rng              *rand.Rand
+}
+
+// worker is one process.
+type worker struct {
+	*process
+	number, slot int
+	started      time.Time
+	killed       time.Time // zero when it ended in another way
+	frozen       span      // when it was stopped and went on
+}
+
+func (f *fleet) start(s *slot, failpoint string) (*worker, error) {
+	f.mu.Lock()
+	number := len(f.workers)
+	w := &worker{number: number, slot: s.number, started: time.Now()}
+	f.workers = append(f.workers, w)
+	f.mu.Unlock()
+	env := append([]string{
+		"NEURONMILL_REDIS_URL=redis://" + s.redis.addr() + "/0",
+		"NEURONMILL_STORE_URL=s3://" + bucket + "/chaos?region=us-east-1&path_style=true&endpoint=http://" + s.store.addr(),
+		fmt.Sprintf("CLOUDFLARE_BASE_URL=http://%s/w%d/client/v4", s.ai.addr(), number),
+		"NEURONMILL_FAILPOINT=" + failpoint,
+	}, f.env...)
+	p, err := start(filepath.Join(f.j.dir, fmt.Sprintf("worker-%d.log", number)), env, f.binary, "worker", "--concurrency", "4", "--limits", f.limits)
+	if err != nil {
+		return nil, err
+	}
+	w.process = p
+	f.j.note("worker starts", fmt.Sprintf("%d in slot %d, pid %d, failpoint %q", number, s.number, p.cmd.Process.Pid, failpoint))
+	return w, nil
+}
+
+// died writes down that a worker was killed.
+func (f *fleet) died(w *worker, how string) {
+	f.mu.Lock()
+	w.killed = time.Now()
+	f.mu.Unlock()
+	f.j.fault(how, fmt.Sprintf("worker %d, pid %d", w.number, w.cmd.Process.Pid))
+}
+
+// live lets workers of a slot come and go until ctx ends, and leaves none behind.
+func (f *fleet) live(ctx context.Context, s *slot) error {
+	for ctx.Err() == nil {
+		failpoint := ""
+		if s.rng.IntN(100) < 45 {
+			failpoint = fmt.Sprintf("%s:%d", failpoints[s.rng.IntN(len(failpoints))], 1+s.rng.IntN(3))
+		}
+		w, err := f.start(s, failpoint)
+		if err != nil {
+			return err
+		}
+		life := time.Duration((0.3 + s.rng.ExpFloat64()) * float64(f.storm))
+		if failpoint != "" {
+			life *= 3 // it is to come there first
+		}
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+		case <-time.After(life):
+		}
+		switch {
+		case w.ended(0) && w.cmd.ProcessState.ExitCode() == 137:
+			f.died(w, "kill at "+failpoint[:len(failpoint)-2])
+		case w.ended(0):
+			f.ended(w)
+			sleep(ctx, 500*time.Millisecond) // it could not start: Redis or the bucket is away
+		case failpoint == "" && s.rng.IntN(100) < 12:
+			f.drain(w)
+		case failpoint == "" && s.rng.IntN(100) < 6:
+			d := 30*time.Second + time.Duration(s.rng.IntN(20))*time.Second
+			f.thaw.Go(func() { f.freeze(w, d) })
+		default:
+			w.kill()
+			f.died(w, "kill at random")
+		}
+	}
+	return nil
+}
+
+// ended judges a worker that ended by itself: it may only do so at its start, when it
+// says that a server cannot be reached.
+func (f *fleet) ended(w *worker) {
+	f.j.note("worker ended", fmt.Sprintf("%d: %s", w.number, w.cmd.ProcessState))
+	if code := w.cmd.ProcessState.ExitCode(); time.Since(w.started) > 15*time.Second || code != 1 && code != 2 {
+		f.complain("worker %d ended by itself after %s: %s", w.number, time.Since(w.started).Round(time.Second), w.cmd.ProcessState)
+	}
+}
+
+// drainWithin is the longest that a worker with calls under way may take to stop.
+const drainWithin = 2 * time.Minute
+
+// drain stops a worker as a deploy does. It must end well.
+func (f *fleet) drain(w *worker) {
+	f.j.fault("drain by SIGTERM", fmt.Sprintf("worker %d", w.number))
+	w.signal(syscall.SIGTERM)
+	if !w.ended(drainWithin) {
+		f.complain("worker %d did not stop within %s of SIGTERM", w.number, drainWithin)
+		w.kill()
+		f.died(w, "kill at random")
+		return
+	}
+	f.j.note("worker drained", fmt.Sprintf("%d: %s", w.number, w.cmd.ProcessState))
+	if time.Since(w.started) > 5*time.Second && w.cmd.ProcessState.ExitCode() != 0 {
+		f.complain("worker %d drained, but ended with: %s", w.number, w.cmd.ProcessState)
+	}
+}
+
+// freeze makes a worker a zombie: stopped for longer than its leases last, it goes on
+// as if nothing had happened, and is killed later.
+func (f *fleet) freeze(w *worker, d time.Duration) {
+	end := f.j.begin("zombie by SIGSTOP", w.slot, fmt.Sprintf("worker %d", w.number))
+	f.mu.Lock()
+	w.frozen = span{From: time.Now()}
+	f.mu.Unlock()
+	w.signal(syscall.SIGSTOP)
+	time.Sleep(d)
+	f.mu.Lock()
+	w.frozen.To = time.Now()
+	f.mu.Unlock()
+	w.signal(syscall.SIGCONT)
+	end()
+	if w.ended(5 * time.Second) {
+		f.ended(w)
+		return
+	}
+	w.kill()
+	f.died(w, "kill at random")
+}
+
+func (f *fleet) complain(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wrong = append(f.wrong, fmt.Sprintf(format, args...))
+}
+
+// running are the workers that have not ended.
+func (f *fleet) running() []*worker {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var alive []*worker
+	for _, w := range f.workers {
+		if w.process != nil && !w.ended(0) {
+			alive = append(alive, w)
+		}
+	}
+	return alive
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

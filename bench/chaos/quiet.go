@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/redis/go-redis/v9"
+)
+
+// outside looks at the system as nobody in it does: at Redis and the bucket directly.
+type outside struct {
+	redis *redis.Client
+	store storage.Store
+	read  map[string]bool         // keys of results that were read
+	ends  map[string]tasks.Result // by task id
+}
+
+// readResults reads those results that are new.
+func (o *outside) readResults(ctx context.Context) error {
+	for info, err := range o.store.List(ctx, "default/tasks/", "") {
+		if err != nil {
+			return err
+		}
+		if !strings.HasSuffix(info.Key, "/result.json") || o.read[info.Key] {
+			continue
+		}
+		body, err := o.store.Get(ctx, info.Key)
+		if err != nil {
+			return err
+		}
+		document, err := io.ReadAll(body)
+		body.Close()
+		if err != nil {
+			return err
+		}
+		var r tasks.Result
+		if err := json.Unmarshal(document, &r); err != nil {
+			return fmt.Errorf("%s is not whole: %w", info.Key, err)
+		}
+		o.read[info.Key], o.ends[r.ID] = true, r
+	}
+	return nil
+}
+
+// restless says what is not quiet yet; empty when all is.
+func (o *outside) restless(ctx context.Context, orders []*order) (string, error) {
+	var left []string
+	for _, q := range tasks.Queues() {
+		prefix := "asynq:{" + q + "}:"
+		pipe := o.redis.Pipeline()
+		lengths := map[string]*redis.IntCmd{
+			"pending": pipe.LLen(ctx, prefix+"pending"), "active": pipe.LLen(ctx, prefix+"active"),
+			"retry": pipe.ZCard(ctx, prefix+"retry"), "scheduled": pipe.ZCard(ctx, prefix+"scheduled"),
+			"archived": pipe.ZCard(ctx, prefix+"archived"), "lease": pipe.ZCard(ctx, prefix+"lease"),
+		}
+		if _, err := pipe.Exec(ctx); err != nil {
+			return "", err
+		}
+		for _, state := range []string{"pending", "active", "retry", "scheduled", "archived", "lease"} {
+			if n := lengths[state].Val(); n > 0 {
+				left = append(left, fmt.Sprintf("%d %s in %s", n, state, q))
+			}
+		}
+	}
+	records := 0
+	for _, err := range o.store.List(ctx, "default/pending/", "") {
+		if err != nil {
+			return "", err
+		}
+		records++
+	}
+	if records > 0 {
+		left = append(left, fmt.Sprintf("%d pending records", records))
+	}
+	if err := o.readResults(ctx); err != nil {
+		return "", err
+	}
+	missing := 0
+	for _, order := range orders {
+		if _, ended := o.ends[order.ID]; order.Outcome == "accepted" && !ended {
+			missing++
+		}
+	}
+	if missing > 0 {
+		left = append(left, fmt.Sprintf("%d results missing", missing))
+	}
+	return strings.Join(left, ", "), nil
+}
+
+// wait returns once all is quiet, or says what is not after most.
+func (o *outside) wait(ctx context.Context, orders []*order, most time.Duration, progress func(string)) (took time.Duration, left string) {
+	start := time.Now()
+	for {
+		now, err := o.restless(ctx, orders)
+		if err != nil {
+			now = err.Error()
+		}
+		took = time.Since(start)
+		if now == "" || took > most || ctx.Err() != nil {
+			return took, now
+		}
+		progress(now)
+		sleep(ctx, 2*time.Second)
+	}
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// report prints the table of a run, and what is wrong, the first of each sort.
+func (r *run) report(v *verdict, toQuiet time.Duration) {
+	r.checkLogs(v)
+	row := func(name, format string, args ...any) {
+		fmt.Printf("| %s | %s |\n", name, fmt.Sprintf(format, args...))
+	}
+	fmt.Println()
+	row("seed "+fmt.Sprint(r.seed), "%s, %d workers at a time, %d tasks a second", r.length, r.slots, r.rate)
+	fmt.Println("| --- | --- |")
+	row("tasks", "%d accepted, %d of unknown outcome, %d refused", v.accepted, v.unknown, v.refused)
+	row("ended", "%s", list(v.ends))
+	row("workers killed", "%d of %d processes", r.j.kills(), len(r.fleet.workers))
+	for _, group := range []string{"kill", "drain", "zombie", "redis", "bucket", "provider", "producer-redis", "worker-redis", "worker-s3", "worker-provider"} {
+		row("faults: "+group, "%s", list(r.j.group(group)))
+	}
+	row("lost", "%d", len(v.lost))
+	row("double results", "%d", len(v.double))
+	row("calls", "%d, paid %d", v.calls, v.paid)
+	row("paid again, allowed", "%s", list(v.again))
+	row("paid calls over the allowance", "%d", len(v.overpaid))
+	row("failures without a reason", "%d", len(v.unexplained))
+	row("litter", "%d", len(v.litter))
+	row("otherwise wrong", "%d", len(v.wrong))
+	row("time to quiet", "%s", toQuiet.Round(time.Second))
+	for name, found := range map[string][]string{
+		"lost": v.lost, "double": v.double, "overpaid": v.overpaid, "unexplained": v.unexplained, "litter": v.litter, "wrong": v.wrong,
+	} {
+		for _, f := range found[:min(len(found), 10)] {
+			fmt.Printf("%s: %s\n", name, f)
+		}
+	}
+}
+
+// checkLogs looks for what no log may hold.
+func (r *run) checkLogs(v *verdict) {
+	files, _ := filepath.Glob(filepath.Join(r.dir, "worker-*.log")) // the pattern is well formed
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		switch {
+		case err != nil:
+			v.wrong = append(v.wrong, err.Error())
+		case strings.Contains(string(text), canary):
+			v.wrong = append(v.wrong, "the token is in "+file)
+		case strings.Contains(string(text), "panic"):
+			v.wrong = append(v.wrong, "a panic is in "+file)
+		}
+	}
+}
+
+// group gives the counts of the faults of one sort, by the rest of their names.
+func (j *journal) group(sort string) map[string]int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	counts := map[string]int{}
+	for what, n := range j.counts {
+		if rest, ok := strings.CutPrefix(what, sort+" "); ok && what != "redis forgets" {
+			counts[rest] = n
+		}
+	}
+	return counts
+}
+
+// list writes counts in the order of their names.
+func list(counts map[string]int) string {
+	if len(counts) == 0 {
+		return "none"
+	}
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		parts = append(parts, fmt.Sprintf("%s %d", name, counts[name]))
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,48 @@
+package s3store
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+)
+
+// patient is the SDK's own HTTP client on connections that break when nothing moves.
+// The SDK waits for an answer without end: a lost one would hold its task for ever.
+func patient(d time.Duration) *awshttp.BuildableClient {
+	d = cmp.Or(d, 30*time.Second)
+	return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+		dial := t.DialContext
+		t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return moving{c, d}, nil
+		}
+	})
+}
+
+// moving is a connection on which something must move now and then, in either
+// direction: a long upload is answered only at its end.
+type moving struct {
+	net.Conn
+	patience time.Duration
+}
+
+func (c moving) Read(b []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.patience)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
+}
+
+func (c moving) Write(b []byte) (int, error) {
+	if err := c.SetDeadline(time.Now().Add(c.patience)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
+}
