@@ -54,7 +54,7 @@ func (h *Handlers) count(ctx context.Context, riders []*job) error {
 	pipe := h.cfg.Redis.Pipeline()
 	for i, j := range riders {
 		key := tasks.LiveKey(j.task.ID)
-		holders[i], ended[i] = pipe.HGet(ctx, key, "holder"), pipe.HExists(ctx, key, "result")
+		holders[i], ended[i] = pipe.HGet(ctx, key, "holder"), pipe.HExists(ctx, key, "ended")
 		pipe.HIncrBy(ctx, key, "calls", 1)
 		if j.startedAt.IsZero() {
 			pipe.HIncrBy(ctx, key, "attempts", 1)
@@ -123,6 +123,7 @@ func (h *Handlers) announce(ctx context.Context, j *job, document []byte) {
 	if len(document) <= most {
 		pipe.HSet(ctx, key, "result", document)
 	}
+	pipe.HSet(ctx, key, "ended", 1) // for a process that does not know yet, see count
 	pipe.HDel(ctx, key, "holder")
 	pipe.Expire(ctx, key, tasks.LiveTTL)
 	pipe.ZRem(ctx, tasks.DeadlinesKey(queue), j.task.ID)
