@@ -49,7 +49,7 @@ func (h *Handlers) readCounters(ctx context.Context, id string) (counters, error
 // it, as happens when Redis lost its last moments or this process was not there.
 var countCall = `
 local holder = redis.call("HGET", KEYS[1], "holder")
-if holder and holder ~= ARGV[1] or redis.call("HEXISTS", KEYS[1], "result") == 1 then return 0 end
+if holder and holder ~= ARGV[1] or redis.call("HEXISTS", KEYS[1], "ended") == 1 then return 0 end
 redis.call("HSET", KEYS[1], "holder", ARGV[1])
 redis.call("HINCRBY", KEYS[1], "calls", 1)
 redis.call("HINCRBY", KEYS[1], "attempts", ARGV[2])
@@ -136,6 +136,7 @@ func (h *Handlers) announce(ctx context.Context, j *job, document []byte) {
 	if len(document) <= most {
 		pipe.HSet(ctx, key, "result", document)
 	}
+	pipe.HSet(ctx, key, "ended", 1) // for those who wait, and a process that does not know yet
 	pipe.HDel(ctx, key, "holder")
 	pipe.Expire(ctx, key, tasks.LiveTTL)
 	pipe.ZRem(ctx, tasks.DeadlinesKey(queue), j.task.ID)

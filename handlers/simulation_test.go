@@ -27,7 +27,7 @@ import (
 )
 
 var (
-	seeds   = flag.Int("sim.seeds", 12, "how many simulations to run")
+	seeds   = flag.Int("sim.seeds", 8, "how many simulations to run")
 	first   = flag.Uint64("sim.first", 1, "the seed of the first one")
 	oneSeed = flag.Uint64("sim.seed", 0, "run this one alone and tell what happens in it")
 )
@@ -259,7 +259,7 @@ func (s *sim) happen(e event) {
 	case "redis down":
 		s.everyLink((*redistest.Link).Cut)
 		time.Sleep(e.long)
-		s.everyLink((*redistest.Link).Mend)
+		s.everyLink(mend)
 	case "wipe":
 		s.outOfReach(s.server.Wipe)
 		s.forgot()
@@ -323,12 +323,14 @@ func (s *sim) everyLink(do func(*redistest.Link)) {
 	}
 }
 
+func mend(l *redistest.Link) { l.Mend() }
+
 // outOfReach does something to Redis while nobody reaches it.
 func (s *sim) outOfReach(do func()) {
 	s.everyLink((*redistest.Link).Cut)
 	time.Sleep(time.Millisecond) // what is being done by the server ends at this instant
 	do()
-	s.everyLink((*redistest.Link).Mend)
+	s.everyLink(mend)
 }
 
 // heal ends all faults.
@@ -337,7 +339,7 @@ func (s *sim) heal() {
 	s.healedAt = time.Now()
 	s.healed.Store(true)
 	s.server.Refuse("")
-	s.everyLink((*redistest.Link).Mend)
+	s.everyLink(mend)
 	s.ai.Heal()
 	// A refused account is for a person to mend, who opens its gates.
 	gate := limit.New(limit.Config{Redis: s.server.Client(nil), Pace: s.pace})

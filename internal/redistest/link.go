@@ -27,6 +27,7 @@ const (
 type Link struct {
 	mu   sync.Mutex
 	down bool
+	cut  bool // it was, at some time
 	fate func(request []byte) Fate
 	open map[*wire]bool
 }
@@ -34,7 +35,7 @@ type Link struct {
 // Cut breaks every connection and refuses new ones until Mend.
 func (l *Link) Cut() {
 	l.mu.Lock()
-	l.down = true
+	l.down, l.cut = true, true
 	open := l.open
 	l.open = nil
 	l.mu.Unlock()
@@ -43,11 +44,12 @@ func (l *Link) Cut() {
 	}
 }
 
-// Mend lets connections through again.
-func (l *Link) Mend() {
+// Mend lets connections through again, and reports whether it was ever cut.
+func (l *Link) Mend() (wasCut bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.down = false
+	return l.cut
 }
 
 // Lose asks fate about every request from now on; nil ends that. Handshakes and

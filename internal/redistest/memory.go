@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
@@ -49,8 +50,11 @@ func (s *Server) Client(l *Link) *redis.Client {
 		DialerRetries: 1,
 	})
 	s.t.Cleanup(func() {
-		l.Mend() // else closing would wait for a new connection
+		broken := l.Mend() // else closing would wait for a new connection
 		client.Close()
+		if broken { // after many failed dials the client looks once a second whether it may go on
+			time.Sleep(1100 * time.Millisecond)
+		}
 	})
 	return client
 }
