@@ -172,7 +172,7 @@ func (c *Client) reread(ctx context.Context, r Recovery, record Record) (t *Task
 	key := PendingKey(record.Tenant, record.ID)
 	_, err = c.cfg.Store.Head(ctx, ResultKey(record.Tenant, record.ID))
 	if err == nil {
-		return nil, true, false, c.cfg.Store.Delete(ctx, key)
+		return nil, true, false, errors.Join(c.dropAnswers(ctx, record), c.cfg.Store.Delete(ctx, key))
 	}
 	if !errors.Is(err, storage.ErrNotFound) {
 		return nil, false, false, err
@@ -197,6 +197,20 @@ func (c *Client) reread(ctx context.Context, r Recovery, record Record) (t *Task
 		return nil, false, true, nil
 	}
 	return nil, false, true, r.Damaged(ctx, record.Tenant, record.ID, document)
+}
+
+// dropAnswers removes the answers that a worker stored for a task and had no time to
+// remove at its end.
+func (c *Client) dropAnswers(ctx context.Context, record Record) error {
+	for info, err := range c.cfg.Store.List(ctx, ArtefactKey(record.Tenant, record.ID, "answer"), "") {
+		if err == nil {
+			err = c.cfg.Store.Delete(ctx, info.Key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // placed reports whether a task that is not pending stands where its state says, and
