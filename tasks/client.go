@@ -93,10 +93,10 @@ func (c *Client) Wait(ctx context.Context, id string) (*Result, error) {
 		rest  = firstPause
 	)
 	for pause := firstPause; ; pause = min(pause*5/4, time.Second) {
-		r, err := c.announced(ctx, id)
+		r, ended, err := c.announced(ctx, id)
 		if err != nil && c.cfg.Store != nil {
 			err = ErrNotFound
-			if time.Since(asked) >= rest {
+			if ended || time.Since(asked) >= rest {
 				r, err = c.storedResult(ctx, id)
 				asked, rest = time.Now(), min(rest*5/4, 15*time.Second)
 			}

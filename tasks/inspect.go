@@ -118,27 +118,28 @@ func (c *Client) findQueue(ctx context.Context, id string) (string, error) {
 // Result is a task's result; ErrNotFound while there is none. Without a Store it is
 // known for an hour after the end, and only when it has at most 64 KiB.
 func (c *Client) Result(ctx context.Context, id string) (*Result, error) {
-	r, err := c.announced(ctx, id)
+	r, _, err := c.announced(ctx, id)
 	if err != nil && c.cfg.Store != nil {
 		return c.storedResult(ctx, id)
 	}
 	return r, err
 }
 
-// announced is the result as the worker left it in Redis for those who wait.
-func (c *Client) announced(ctx context.Context, id string) (*Result, error) {
-	document, err := c.cfg.Redis.HGet(ctx, LiveKey(id), "result").Bytes()
-	if errors.Is(err, redis.Nil) {
-		return nil, ErrNotFound
-	}
+// announced is the result as the worker left it in Redis for those who wait. A task
+// that is known to have ended, without its result, has it in the bucket only.
+func (c *Client) announced(ctx context.Context, id string) (r *Result, ended bool, err error) {
+	values, err := c.cfg.Redis.HMGet(ctx, LiveKey(id), "result", "ended").Result()
 	if err != nil {
-		return nil, fmt.Errorf("look for the result of %s: %w", id, err)
+		return nil, false, fmt.Errorf("look for the result of %s: %w", id, err)
 	}
-	var r Result
-	if err := json.Unmarshal(document, &r); err != nil {
-		return nil, fmt.Errorf("decode the result of %s: %w", id, err)
+	document, ok := values[0].(string)
+	if !ok {
+		return nil, values[1] != nil, ErrNotFound
 	}
-	return &r, nil
+	if err := json.Unmarshal([]byte(document), &r); err != nil {
+		return nil, true, fmt.Errorf("decode the result of %s: %w", id, err)
+	}
+	return r, true, nil
 }
 
 func (c *Client) storedResult(ctx context.Context, id string) (*Result, error) {

@@ -77,7 +77,8 @@ func DeadKey(tenant, id string) string { return tenant + "/dead/" + id + ".json"
 
 // LiveKey names the small Redis record of a task: a hash with its counters ("started",
 // "attempts", "calls", "settled", "unpaid", "crashes"), its "holder" (the worker that
-// is at it), "cancelled", and, once the task has ended, "result" (the result document)
+// is at it), "cancelled", and, once the task has ended, "ended" and "result" (the result
+// document, when it has at most 64 KiB)
 // for those who wait without a bucket at hand. It expires LiveTTL after the deadline or
 // the end; the bucket, not it, is the truth.
 func LiveKey(id string) string { return "neuronmill:task:{" + id + "}" }
