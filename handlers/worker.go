@@ -10,6 +10,7 @@ import (
 
 	"github.com/hibiken/asynq"
 	"github.com/neuronmill/neuronmill/tasks"
+	"golang.org/x/sync/errgroup"
 )
 
 // Worker takes tasks from Redis until it is told to stop.
