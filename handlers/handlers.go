@@ -104,6 +104,7 @@ type Handlers struct {
 func newHandlers(cfg Config, stopping context.Context) *Handlers {
 	h := &Handlers{cfg: cfg.withDefaults(), stopping: stopping, presence: newPresence(cfg.Redis), room: newRoom()}
 	h.presence.onLoss, h.presence.onBeat = h.holdAgain, h.heedCancels
+	h.sharing.queues = map[string]sharing{}
 	return h
 }
 

@@ -37,21 +37,28 @@ func (h *Handlers) park(ctx context.Context, t tasks.Task, why string) error {
 // look is how long it is taken for true whether a queue is shared.
 const look = time.Second
 
-// shared reports whether a queue has tasks of several models.
+// shared reports whether a queue has tasks of several models. While one caller asks
+// Redis, the others take what was true before.
 func (h *Handlers) shared(ctx context.Context, k tasks.Kind, l tasks.Lane) bool {
 	queue := tasks.Queue(k, l)
 	h.sharing.mu.Lock()
-	defer h.sharing.mu.Unlock()
-	s := h.sharing.queues[queue]
-	if time.Since(s.at) < look {
-		return s.shared
+	seen := h.sharing.queues[queue]
+	fresh := time.Since(seen.at) < look
+	if !fresh {
+		h.sharing.queues[queue] = sharing{time.Now(), seen.shared}
+	}
+	h.sharing.mu.Unlock()
+	if fresh {
+		return seen.shared
 	}
 	n, err := h.cfg.Redis.SCard(ctx, tasks.ModelsKey(queue)).Result()
-	if h.sharing.queues == nil {
-		h.sharing.queues = map[string]sharing{}
+	if err != nil {
+		return seen.shared
 	}
-	h.sharing.queues[queue] = sharing{time.Now(), err != nil || n > 1}
-	return err != nil || n > 1
+	h.sharing.mu.Lock()
+	defer h.sharing.mu.Unlock()
+	h.sharing.queues[queue] = sharing{time.Now(), n > 1}
+	return n > 1
 }
 
 // sharing is what was last seen of a queue.
