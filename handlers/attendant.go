@@ -91,7 +91,7 @@ func (a *attendant) look(ctx context.Context, queue string, models []string, gat
 			errs = append(errs, unparkTo(ctx, a.cfg.Redis, queue, m, n))
 		}
 	}
-	if pending > 0 && len(full) > 0 && len(models) > 1 {
+	if pending > 0 && len(full) > 0 && len(models) > 1 && a.cfg.on(guardPark) {
 		errs = append(errs, siftQueue(ctx, a.cfg.Redis, queue, full))
 	}
 	if pending == 0 {

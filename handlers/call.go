@@ -153,7 +153,7 @@ func (j *job) pass(ctx context.Context) (*limit.Place, error) {
 		if pause.Reason != limit.Paced && pause.Until.After(j.task.Deadline) {
 			return nil, deadlineExceeded(j.task.Deadline)
 		}
-		if shared && pause.Model != limit.Account {
+		if shared && pause.Model != limit.Account && j.h.cfg.on(guardPark) {
 			return nil, err
 		}
 		if err := wait(ctx, again(pause)); err != nil {

@@ -60,6 +60,7 @@ func trouble(t *testing.T, admin *redis.Client) (refused, connections int) {
 
 // A sick Redis is left in peace, said once, and used again when it is well.
 func TestARedisThatRefusesIsNotAskedWithoutPause(t *testing.T) {
+	t.Parallel()
 	command := func(args ...any) func(*testing.T, *redis.Client) {
 		return func(t *testing.T, admin *redis.Client) { require.NoError(t, admin.Do(t.Context(), args...).Err()) }
 	}

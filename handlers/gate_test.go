@@ -21,6 +21,7 @@ func (r *rig) paced(perMinute int) {
 }
 
 func TestASlowModelDoesNotHoldUpTheOthersOfItsKindAndKeepsItsOrder(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.cfg.Kinds = []tasks.Kind{tasks.KindText}

@@ -29,13 +29,15 @@ const (
 	guardExpired     guard = "expired"      // tasks past their deadline end although nobody runs them
 	guardArchived    guard = "archived"     // archived tasks get their failure document
 	guardPending     guard = "pending"      // accepted tasks that Redis lost come back
+	guardPark        guard = "park"         // a slow model leaves the slots to others
+	guardSplit       guard = "split"        // a bad text does not fail those that ride with it
 	guardDamp        guard = "damp"         // a Redis that refuses is not asked without pause
 )
 
 var guards = []guard{
 	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardCount, guardFence, guardHold, guardAnswer, guardClean,
 	guardRecover, guardDrain, guardLinger, guardCancel, guardDeadline, guardPoison, guardAlone, guardLeases, guardStranded, guardCorrupt,
-	guardExpired, guardArchived, guardPending, guardDamp,
+	guardExpired, guardArchived, guardPending, guardPark, guardSplit, guardDamp,
 }
 
 // on reports whether a protection is in force.

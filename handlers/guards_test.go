@@ -44,14 +44,16 @@ var twins = map[string]string{
 	"expired":      "TestExpiredTasksEndWhereverTheyWait",
 	"archived":     "TestAnArchivedTaskGetsItsFailureDocument",
 	"pending":      "TestAPendingRecordThatTheQueueLostRunsAgain",
+	"park":         "TestASlowModelDoesNotHoldUpTheOthersOfItsKindAndKeepsItsOrder",
+	"split":        "TestABadTextFailsAloneAndNoneIsSentOften",
 	"damp":         "TestARedisThatRefusesIsNotAskedWithoutPause",
 }
 
 // A test of a protection that passes without the protection shows nothing. Each runs
 // in a process of its own, since it is meant to fail there.
 func TestEachProtectionsTestFailsWithoutIt(t *testing.T) {
-	if os.Getenv(without) != "" || testing.Short() {
-		t.Skip("this is a twin, or a short run")
+	if os.Getenv(without) != "" || os.Getenv("NEURONMILL_TEST_TWINS") == "" {
+		t.Skip("takes minutes: NEURONMILL_TEST_TWINS=1 runs it")
 	}
 	for _, guard := range handlers.Guards() {
 		name := twins[guard]

@@ -211,6 +211,7 @@ func TestATaskThatHasAResultIsNotPaidAgain(t *testing.T) {
 		task := tasks.Task{Version: 1, ID: id, Tenant: "default", Kind: tasks.KindText, Lane: tasks.Interactive,
 			Model: first.Model, Payload: json.RawMessage(`{"prompt":"hi"}`), CreatedAt: first.CreatedAt, Deadline: time.Now().Add(time.Hour)}
 		time.Sleep(5 * time.Second)
+		require.NoError(t, r.redis.Del(t.Context(), tasks.LiveKey(id)).Err()) // Redis has forgotten it
 		require.NoError(t, r.client.Requeue(t.Context(), task))
 		time.Sleep(5 * time.Second)
 		require.Len(t, r.calls(first.Model), 1)

@@ -248,7 +248,7 @@ func (l *line[T]) turnAway(ctx context.Context, err error) {
 // carry makes one call for a group and tells each seat how it went.
 func (l *line[T]) carry(ctx context.Context, place *limit.Place, group []*seat[T]) {
 	answers, err := l.call(ctx, place, group)
-	if len(group) > 1 && invalid(err) {
+	if len(group) > 1 && invalid(err) && l.h.cfg.on(guardSplit) {
 		l.split(ctx, group)
 		return
 	}

@@ -39,6 +39,7 @@ var (
 // simulation_plan_test.go for what is drawn and simulation_invariants_test.go for what
 // is checked.
 func TestSimulation(t *testing.T) {
+	t.Parallel()
 	redis.SetLogger(noLog{})
 	from, to := *first, *first+uint64(*seeds)
 	if *oneSeed != 0 {

@@ -83,11 +83,11 @@ func chaos(ctx context.Context, o options) (good bool, err error) {
 	fmt.Printf("seed %d, evidence in %s\n", o.seed, o.dir)
 	r := &run{options: o}
 	defer func() {
-		for i := len(r.closers) - 1; i >= 0; i-- {
-			r.closers[i]()
+		for _, end := range slices.Backward(r.closers) {
+			end()
 		}
 		if good && !o.keep {
-			os.RemoveAll(o.dir)
+			_ = os.RemoveAll(o.dir)
 		}
 	}()
 	if err := r.setUp(ctx); err != nil {

@@ -61,11 +61,7 @@ func (p *producer) produce(ctx context.Context, rate int) {
 			o, r := p.order()
 			some, requests = append(some, o), append(requests, r)
 		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			p.send(ctx, some, requests)
-		}()
+		wg.Go(func() { p.send(ctx, some, requests) })
 	}
 }
 

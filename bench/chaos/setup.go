@@ -70,7 +70,7 @@ func (r *run) listen(h http.Handler) (string, error) {
 	}
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	go s.Serve(l) //nolint:errcheck // it ends when it is closed
-	r.closers = append(r.closers, func() { s.Close() })
+	r.closers = append(r.closers, func() { _ = s.Close() })
 	return l.Addr().String(), nil
 }
 
