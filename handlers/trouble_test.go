@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -300,7 +301,7 @@ func TestAPaidPictureIsNotPaidForAgain(t *testing.T) {
 		require.Len(t, r.ai.Requests(), 1)
 		require.Contains(t, r.keys("default/tasks/"), "default/tasks/"+id+"/answer.json")
 		time.Sleep(3 * time.Minute) // it has given up holding the answer
-		fails.off = true
+		fails.off.Store(true)
 		result := r.wait(id)
 		require.Len(t, r.ai.Requests(), 1)
 		require.Equal(t, 1, result.Usage.Calls)
@@ -315,11 +316,11 @@ func TestAPaidPictureIsNotPaidForAgain(t *testing.T) {
 // noResults is a store that takes everything but results.
 type noResults struct {
 	storage.Store
-	off bool
+	off atomic.Bool
 }
 
 func (s *noResults) Create(ctx context.Context, key string, body io.Reader, contentType string) error {
-	if !s.off && strings.HasSuffix(key, "/result.json") {
+	if !s.off.Load() && strings.HasSuffix(key, "/result.json") {
 		return errors.New("503 slow down")
 	}
 	return s.Store.Create(ctx, key, body, contentType)
