@@ -20,7 +20,7 @@ func (s *Server) Refuse(message string) {
 	}
 	s.mini.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
 		switch cmd {
-		case "HELLO", "SUBSCRIBE", "UNSUBSCRIBE":
+		case "HELLO", "SUBSCRIBE", "UNSUBSCRIBE", "SCRIPT": // the last one is Restore's own
 			return false
 		}
 		c.WriteError(message)
