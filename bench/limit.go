@@ -100,12 +100,12 @@ func limitGroups(quick bool) [][]limitCell {
 		}
 		return made
 	}
-	groups := [][]limitCell{each(slow, 90*time.Second, 1, 2, 4), slices.Concat(each(slow, 90*time.Second, 8), others(slow, 90*time.Second))}
+	groups := [][]limitCell{each(slow, 60*time.Second, 1, 2, 4), slices.Concat(each(slow, 60*time.Second, 8), others(slow, 60*time.Second))}
 	for _, n := range []int{1, 2, 4, 8} {
-		groups = append(groups, each(middle, 30*time.Second, n))
+		groups = append(groups, each(middle, 20*time.Second, n))
 	}
-	groups = append(groups, others(middle, 60*time.Second))
-	alone := slices.Concat(each(fast, 15*time.Second, 1, 2, 4, 8), others(fast, 30*time.Second))
+	groups = append(groups, others(middle, 30*time.Second))
+	alone := slices.Concat(each(fast, 10*time.Second, 1, 2, 4, 8), others(fast, 15*time.Second))
 	return append(groups, slices.Collect(slices.Chunk(alone, 1))...)
 }
 

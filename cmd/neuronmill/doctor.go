@@ -89,7 +89,7 @@ func checkRedis(g *globals, r *report) {
 	switch {
 	case err != nil:
 		r.fail("clock", err)
-	case skew.Abs() > 10*time.Second:
+	case skew.Abs() > mostSkew:
 		r.fail("clock", fmt.Errorf("it is %s off that of redis, so deadlines and leases are misread: set both by NTP", skew.Round(time.Second)))
 	case skew.Abs() > time.Second:
 		r.warn("clock", fmt.Errorf("it is %s off that of redis: set both by NTP", skew.Round(time.Millisecond)))
@@ -111,6 +111,9 @@ func durable(ctx context.Context, client redis.UniversalClient) error {
 	}
 	return nil
 }
+
+// mostSkew is how far the clock of a worker may be off: leases last 30 s.
+const mostSkew = 10 * time.Second
 
 // clockSkew is how far this clock is ahead of that of Redis.
 func clockSkew(ctx context.Context, client redis.UniversalClient) (time.Duration, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -61,6 +62,9 @@ func serve(g *globals, o app.WorkerOptions, what string) error {
 		return app.Usage(err)
 	}
 	defer stack.Close()
+	if skew, err := clockSkew(g.ctx, stack.Redis); err == nil && skew.Abs() > mostSkew {
+		return app.Usage(fmt.Errorf("the clock here is %s off that of redis, and a worker would take the tasks of others for abandoned: set both by NTP", skew.Round(time.Second)))
+	}
 	ai, note := app.OpenAI(g.settings)
 	if note != "" {
 		fmt.Fprintln(g.stderr, note)
