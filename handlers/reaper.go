@@ -133,6 +133,9 @@ func (r *reaper) end(ctx context.Context, id string, q queued, f *tasks.Failure)
 			err = r.h.fail(ctx, j, f)
 		}
 	}
+	if err == nil {
+		r.h.forgetAnswers(ctx, j)
+	}
 	if err == nil && j.task.Pending {
 		err = r.h.cfg.Store.Delete(ctx, tasks.PendingKey(j.task.Tenant, j.task.ID))
 	}
