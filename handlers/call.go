@@ -122,6 +122,9 @@ func (j *job) turn(ctx context.Context) (context.Context, context.CancelFunc) {
 		end(&limit.PauseError{Model: j.task.Model, Until: time.Now(), Reason: "worker is stopping"})
 	})
 	cancelled := context.AfterFunc(j.cancelled, func() { end(errCancelled) })
+	if j.cancelled.Err() != nil {
+		end(errCancelled) // at once: what runs by itself may come after the next call
+	}
 	return ctx, func() { drained(); cancelled(); end(nil); cancel() }
 }
 

@@ -84,6 +84,9 @@ func (l *line[T]) ride(ctx context.Context, j *job, texts []string) ([]T, error)
 	}
 	ctx, cancel := j.turn(ctx)
 	defer cancel()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if err := l.join(ctx, s); err != nil {
 		return nil, err
 	}
