@@ -16,20 +16,18 @@ import (
 
 // Parse reads the JSON of a payload strictly and validates it. What is wrong comes as
 // Problems: unknown fields (with the one that was probably meant), duplicate keys,
-// wrong types, invalid UTF-8, and whatever Validate finds.
+// wrong types, invalid UTF-8, and whatever Validate finds; only in the last case there is
+// a payload beside the error.
 func Parse(k Kind, data []byte) (Payload, error) {
 	spec, ok := SpecOf(k)
 	if !ok {
 		return nil, unknownKind(k)
 	}
 	p, err := spec.parse(data)
-	if err == nil {
-		err = p.Validate()
-	}
 	if err != nil {
 		return nil, err
 	}
-	return p, nil
+	return p, p.Validate()
 }
 
 func unknownKind(k Kind) error {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/neuronmill/neuronmill/internal/catalogue"
+	"github.com/neuronmill/neuronmill/storage"
 )
 
 // prepare checks everything about a task at once and gives it its id.
@@ -159,6 +160,6 @@ func Check(p Payload, opts ...Option) error {
 	for _, set := range opts {
 		set(&o)
 	}
-	_, err := NewClient(Config{}).prepare(p, o, time.Now())
+	_, err := NewClient(Config{Store: storage.NewMemory()}).prepare(p, o, time.Now())
 	return err
 }

@@ -98,8 +98,20 @@ func (o taskOptions) of(n int, several bool) []tasks.Option {
 	return options
 }
 
-// payload makes the payload of one input.
+// payload makes the payload of one input. One that is not valid is told together with
+// what is wrong with its model and options.
 func (c kindCmd[F, C]) payload(input string) (tasks.Payload, error) {
+	p, err := c.parse(input)
+	if err == nil {
+		return p, nil
+	}
+	if _, file := p.(tasks.Transcription); p != nil && !file && !c.Options.AllowUnknownModel {
+		err = tasks.Check(p, c.Options.of(1, false)...) // not nil: the payload is not valid
+	}
+	return nil, err
+}
+
+func (c kindCmd[F, C]) parse(input string) (tasks.Payload, error) {
 	k := c.Fields.kind()
 	if c.Payload == "-" {
 		return tasks.Parse(k, []byte(input))
