@@ -1,0 +1,153 @@
+package handlers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/stretchr/testify/require"
+)
+
+func TestExpiredTasksEndWhereverTheyWait(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", From: 1, To: 1, Code: 3021, Header: http.Header{"Retry-After": {"900"}}})
+		first := r.enqueue(tasks.Text{Prompt: "closes the gate"})
+		time.Sleep(5 * time.Second)
+		parked := r.enqueue(tasks.Text{Prompt: "parked"}, tasks.WithTimeToLive(time.Minute))
+		time.Sleep(50 * time.Second)
+		start := time.Now()
+		// Scheduled by hand beyond its deadline: the door would not let it in.
+		accepted := r.enqueue(tasks.Image{Prompt: "later"}, tasks.WithDelay(30*time.Second), tasks.WithTimeToLive(40*time.Second))
+		require.NoError(t, r.redis.ZAddXX(t.Context(), "asynq:{image:interactive}:scheduled", redisZ(start.Add(time.Hour), accepted)).Err())
+		for _, id := range []string{parked, accepted} {
+			ctx, cancel := context.WithTimeout(t.Context(), 160*time.Second)
+			result, err := r.client.Wait(ctx, id)
+			cancel()
+			require.NoError(t, err)
+			require.Equal(t, "deadline_exceeded", result.Error.Code)
+		}
+		require.Less(t, time.Since(start), 160*time.Second)
+		require.Equal(t, tasks.Completed, r.wait(first).Status)
+	})
+}
+
+func TestACancelledTaskEndsInAnyState(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		// The gate is closed for long: one task is parked, and one waits behind a long queue.
+		r.ai.Fault(workersaitest.Fault{Kind: "text", From: 1, To: 1, Code: 3021, Header: http.Header{"Retry-After": {"900"}}})
+		r.enqueue(tasks.Text{Prompt: "closes the gate"})
+		time.Sleep(5 * time.Second)
+		parked := r.enqueue(tasks.Text{Prompt: "parked"})
+		time.Sleep(5 * time.Second)
+		scheduled := r.enqueue(tasks.Text{Prompt: "later"}, tasks.WithDelay(time.Hour))
+		// Two parts: the first is in a call when the cancel comes, the second is not sent.
+		texts := make([]string, 150)
+		for i := range texts {
+			texts[i] = fmt.Sprint("text ", i)
+		}
+		r.ai.Fault(workersaitest.Fault{Kind: "embedding", Delay: 30 * time.Second})
+		active := r.enqueue(tasks.Embedding{Texts: texts})
+		time.Sleep(5 * time.Second)
+		for _, id := range []string{parked, scheduled, active} {
+			require.NoError(t, r.client.Cancel(t.Context(), id))
+		}
+		start := time.Now()
+		for _, id := range []string{parked, scheduled} {
+			result := r.wait(id)
+			require.NotNil(t, result.Error)
+			require.Equal(t, "cancelled", result.Error.Code)
+			require.Less(t, time.Since(start), 10*time.Second)
+		}
+		require.Equal(t, "cancelled", r.wait(active).Error.Code)
+		require.Less(t, time.Since(start), 40*time.Second)
+		require.Len(t, r.calls("@cf/baai/bge-base-en-v1.5"), 1)
+		time.Sleep(10 * time.Second)
+		require.Zero(t, r.redis.Exists(t.Context(), tasks.CancelledKey).Val())
+		require.Empty(t, r.keys("default/dead/"), "what was wanted is no failure to look after")
+	})
+}
+
+func TestACancelOutlivesTheLossOfRedis(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		require.NoError(t, r.client.Cancel(t.Context(), id))
+		require.NoError(t, r.redis.FlushAll(t.Context()).Err())
+		time.Sleep(2 * time.Minute)
+		r.work()
+		require.Equal(t, "cancelled", r.wait(id).Error.Code)
+		require.Empty(t, r.ai.Requests())
+	})
+}
+
+func TestTheFirstResultStands(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", Delay: 20 * time.Second})
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		time.Sleep(5 * time.Second)
+		// Another run, taken for dead meanwhile, ends first.
+		first := `{"id":"` + id + `","status":"completed","metadata":{"run":"first"}}`
+		require.NoError(t, r.store.Create(t.Context(), tasks.ResultKey("default", id), strings.NewReader(first), "application/json"))
+		time.Sleep(time.Minute)
+		require.Len(t, r.ai.Requests(), 1)
+		require.JSONEq(t, first, string(r.read(tasks.ResultKey("default", id))))
+		require.Empty(t, r.keys("default/pending/"))
+	})
+}
+
+func TestAFailureThatComesSecondIsNotListed(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Kind: "text", Delay: 20 * time.Second, Code: 5006})
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		time.Sleep(5 * time.Second)
+		first := `{"id":"` + id + `","status":"completed"}`
+		require.NoError(t, r.store.Create(t.Context(), tasks.ResultKey("default", id), strings.NewReader(first), "application/json"))
+		time.Sleep(time.Minute)
+		require.Empty(t, r.keys("default/dead/"))
+	})
+}
+
+func TestATaskWhoseDeadlinePassedInTheQueueSendsNoCall(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithTimeToLive(20*time.Second))
+		time.Sleep(25 * time.Second)
+		r.work()
+		result := r.wait(id)
+		require.NotNil(t, result.Error)
+		require.Equal(t, "deadline_exceeded", result.Error.Code)
+		require.Empty(t, r.ai.Requests())
+	})
+}
+
+// The queue cannot write down an error with a broken byte: its task would stay with a
+// worker that has let it go.
+func TestABrokenByteInAnErrorDoesNotKeepItsTask(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		r.cfg.Store = &cutText{Store: r.store, until: time.Now().Add(5 * time.Second)}
+		r.work()
+		id := r.enqueue(tasks.Text{Prompt: "hi"})
+		start := time.Now()
+		require.Equal(t, tasks.Completed, r.wait(id).Status)
+		require.Less(t, time.Since(start), 20*time.Second)
+	})
+}
+
+// cutText is a store whose errors hold a text cut in the middle of a letter.
+type cutText struct {
+	storage.Store
+	until time.Time
+}
+
+func (s *cutText) Head(ctx context.Context, key string) (storage.Info, error) {
+	if time.Now().Before(s.until) {
+		return storage.Info{}, errors.New("503: caf\xc3")
+	}
+	return s.Store.Head(ctx, key)
+}
