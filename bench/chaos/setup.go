@@ -31,7 +31,9 @@ func (r *run) setUp(ctx context.Context) (err error) {
 	}
 	if r.binary == "" {
 		r.binary = filepath.Join(r.dir, "neuronmill")
-		out, err := exec.CommandContext(ctx, "go", "build", "-tags", "failpoint", "-o", r.binary, "github.com/neuronmill/neuronmill/cmd/neuronmill").CombinedOutput()
+		build := exec.CommandContext(ctx, "go", "build", "-tags", "failpoint", "-o", r.binary, "./cmd/neuronmill")
+		build.Dir = filepath.Join("..", "..") // in the program's own module, with its versions
+		out, err := build.CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("build neuronmill: %w: %s", err, out)
 		}
