@@ -177,33 +177,53 @@ func (h *Handlers) storeFiles(ctx context.Context, j *job, out *output, result j
 }
 
 // forgetAnswers removes what only an unfinished task needs.
-func (h *Handlers) forgetAnswers(ctx context.Context, j *job) {
+func (h *Handlers) forgetAnswers(ctx context.Context, j *job) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	for _, key := range append(h.leftBehind(ctx, j), j.answers...) {
+	keys, err := h.leftBehind(ctx, j)
+	if err != nil {
+		return err
+	}
+	for _, key := range append(keys, j.answers...) {
 		if err := h.cfg.Store.Delete(ctx, key); err != nil {
-			h.cfg.Log.Debug("answer not removed", "key", key, "error", clean(err.Error()))
+			return fmt.Errorf("remove a stored answer: %w", err)
 		}
 	}
+	return nil
 }
 
 // leftBehind finds what earlier runs have stored, where this one ends the task without
-// a call of its own: answers and, if it failed, artefacts.
-func (h *Handlers) leftBehind(ctx context.Context, j *job) []string {
-	if !j.over && (!j.startedAt.IsZero() || j.counts.calls == 0) {
-		return nil
+// a call of its own: answers and, if the task failed, artefacts.
+func (h *Handlers) leftBehind(ctx context.Context, j *job) ([]string, error) {
+	first := j.counts.calls == 0 && j.task.RecoveredAt.IsZero()
+	if !j.over && (first || !j.startedAt.IsZero()) {
+		return nil, nil
 	}
-	var keys []string
+	var answers, files []string
+	task := false
 	for info, err := range h.cfg.Store.List(ctx, j.key(""), "") {
 		if err != nil {
-			h.cfg.Log.Debug("answers not looked for", "task", j.task.ID, "error", clean(err.Error()))
-			return nil
+			return nil, fmt.Errorf("look for stored answers: %w", err)
 		}
-		name := strings.TrimPrefix(info.Key, j.key(""))
-		stays := name == "result.json" || name == "task.json" || strings.HasPrefix(name, "input")
-		if strings.HasPrefix(name, "answer") || j.failed && !stays {
-			keys = append(keys, info.Key)
+		switch name := strings.TrimPrefix(info.Key, j.key("")); {
+		case strings.HasPrefix(name, "answer"):
+			answers = append(answers, info.Key)
+		case name == "task.json":
+			task = true // only a failure leaves it
+		case name != "result.json" && !strings.HasPrefix(name, "input"):
+			files = append(files, info.Key)
 		}
 	}
-	return keys
+	failed := j.failed
+	if !failed && task && len(files) > 0 {
+		first, err := h.storedResult(ctx, j)
+		if err != nil {
+			return nil, err
+		}
+		failed = first.Status == tasks.Failed
+	}
+	if failed {
+		answers = append(answers, files...)
+	}
+	return answers, nil
 }

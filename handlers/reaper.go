@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
-	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/redis/go-redis/v9"
 )
@@ -127,17 +126,14 @@ func (r *reaper) end(ctx context.Context, id string, q queued, f *tasks.Failure)
 		j.task, j.raw = tasks.Task{ID: id, Tenant: "default", CreatedAt: time.Now().UTC()}, payload
 		f = &tasks.Failure{Code: "payload_invalid", Message: clean(err.Error())}
 	}
-	_, err = r.h.cfg.Store.Head(ctx, tasks.ResultKey(j.task.Tenant, j.task.ID))
-	if errors.Is(err, storage.ErrNotFound) {
+	err = r.h.findResult(ctx, j)
+	if err == nil && !j.over {
 		if j.counts, err = r.h.readCounters(ctx, id); err == nil {
 			err = r.h.fail(ctx, j, f)
 		}
 	}
 	if err == nil {
-		r.h.forgetAnswers(ctx, j)
-	}
-	if err == nil && j.task.Pending {
-		err = r.h.cfg.Store.Delete(ctx, tasks.PendingKey(j.task.Tenant, j.task.ID))
+		err = r.h.tidy(ctx, j)
 	}
 	if err != nil {
 		return err

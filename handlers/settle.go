@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -24,17 +25,26 @@ func (h *Handlers) settle(ctx context.Context, j *job, err error) error {
 		}
 	}
 	defer h.release(ctx, j)
-	// Answers go before the record: while that stands the task comes again.
-	h.forgetAnswers(ctx, j)
-	failpoint.Hit("before-pending-delete")
-	// A record that stays is no harm: the reaper brings the task again, and it is
-	// acknowledged by its result.
-	if j.task.Pending {
-		if err := h.cfg.Store.Delete(ctx, tasks.PendingKey(j.task.Tenant, j.task.ID)); err != nil {
-			return &handback{after: 5 * time.Second, why: "delete the pending record: " + clean(err.Error())}
-		}
+	if err := h.tidy(ctx, j); err != nil {
+		return &handback{after: 5 * time.Second, why: clean(err.Error())}
 	}
 	failpoint.Hit("before-ack")
+	return nil
+}
+
+// tidy removes what only an unfinished task needs, its record last: while that stands
+// the task comes again, and finds its result.
+func (h *Handlers) tidy(ctx context.Context, j *job) error {
+	if err := h.forgetAnswers(ctx, j); err != nil {
+		return err
+	}
+	failpoint.Hit("before-pending-delete")
+	if !j.task.Pending {
+		return nil
+	}
+	if err := h.cfg.Store.Delete(ctx, tasks.PendingKey(j.task.Tenant, j.task.ID)); err != nil {
+		return fmt.Errorf("delete the pending record: %w", err)
+	}
 	return nil
 }
 
