@@ -136,6 +136,7 @@ var errCancelled = &tasks.Failure{Code: "cancelled", Message: "cancelled before 
 func (j *job) pass(ctx context.Context) (*limit.Place, error) {
 	ctx, cancel := j.turn(ctx)
 	defer cancel()
+	defer j.h.idles(ctx, j)()
 	ask := limit.Ask{Model: j.task.Model, Kind: string(j.task.Kind), Lane: string(j.task.Lane)}
 	if !j.startedAt.IsZero() {
 		ask.Patience = time.Until(j.task.Deadline)

@@ -47,14 +47,17 @@ func (h *Handlers) readCounters(ctx context.Context, id string) (counters, error
 
 // countCall counts a call unless another process has become the task's holder or ended
 // it, as happens when Redis lost its last moments or this process was not there.
-var countCall = `
-local holder = redis.call("HGET", KEYS[1], "holder")
-if holder and holder ~= ARGV[1] or redis.call("HEXISTS", KEYS[1], "ended") == 1 then return 0 end
-redis.call("HSET", KEYS[1], "holder", ARGV[1])
+var countCall = redis.NewScript(`
+local had = redis.call("HMGET", KEYS[1], "holder", "ended", "idle")
+if had[1] and had[1] ~= ARGV[1] or had[2] then return 0 end
+if not had[1] then
+  redis.call("HSET", KEYS[1], "holder", ARGV[1])
+  redis.call("EXPIREAT", KEYS[1], ARGV[3])
+end
+if had[3] then redis.call("HDEL", KEYS[1], "idle") end
 redis.call("HINCRBY", KEYS[1], "calls", 1)
-redis.call("HINCRBY", KEYS[1], "attempts", ARGV[2])
-redis.call("EXPIREAT", KEYS[1], ARGV[3])
-return 1`
+if ARGV[2] == "1" then redis.call("HINCRBY", KEYS[1], "attempts", 1) end
+return 1`)
 
 // count writes down that a call is about to be sent for these tasks. A call that cannot
 // be counted is not sent, else a sick Redis would make it free to try for ever; nor is
@@ -62,12 +65,22 @@ return 1`
 func (h *Handlers) count(ctx context.Context, riders []*job) error {
 	pipe := h.cfg.Redis.Pipeline()
 	replies := make([]*redis.Cmd, len(riders))
-	for i, j := range riders {
-		replies[i] = pipe.Eval(ctx, countCall, []string{tasks.LiveKey(j.task.ID)},
-			h.presence.me, j.firstCall(), j.task.Deadline.Add(tasks.LiveTTL).Unix())
+	args := func(j *job) ([]string, []any) {
+		return []string{tasks.LiveKey(j.task.ID)}, []any{h.presence.me, j.firstCall(), j.task.Deadline.Add(tasks.LiveTTL).Unix()}
 	}
-	if _, err := pipe.Exec(ctx); err != nil && h.cfg.on(guardCount) {
-		return fmt.Errorf("count the call: %w", err)
+	for i, j := range riders {
+		keys, args := args(j)
+		replies[i] = countCall.EvalSha(ctx, pipe, keys, args...)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	for i, j := range riders {
+		if redis.HasErrorPrefix(replies[i].Err(), "NOSCRIPT") {
+			keys, args := args(j)
+			replies[i] = countCall.Eval(ctx, h.cfg.Redis, keys, args...)
+		}
+		if err := replies[i].Err(); err != nil && h.cfg.on(guardCount) {
+			return fmt.Errorf("count the call: %w", err)
+		}
 	}
 	lost := false
 	for i, j := range riders {

@@ -11,6 +11,7 @@ const (
 	guardDetached    guard = "detached"     // a lost lease or a stopping worker does not end a call
 	guardOneRun      guard = "one-run"      // a process runs a task once at a time
 	guardHolder      guard = "holder"       // nobody runs a task that a living worker is at
+	guardLineage     guard = "lineage"      // a task that Redis may have given out twice waits
 	guardCount       guard = "count"        // a call that cannot be counted is not sent
 	guardFence       guard = "fence"        // a process sends no call for a task that was taken from it
 	guardHold        guard = "hold"         // a paid answer is held while the bucket does not take it
@@ -35,7 +36,7 @@ const (
 )
 
 var guards = []guard{
-	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardCount, guardFence, guardHold, guardAnswer, guardClean,
+	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardLineage, guardCount, guardFence, guardHold, guardAnswer, guardClean,
 	guardRecover, guardDrain, guardLinger, guardCancel, guardDeadline, guardPoison, guardAlone, guardLeases, guardStranded, guardCorrupt,
 	guardExpired, guardArchived, guardPending, guardPark, guardSplit, guardDamp,
 }

@@ -26,6 +26,7 @@ var twins = map[string]string{
 	"detached":     "TestARunningCallOutlivesTheStopOfItsWorker",
 	"one-run":      "TestAWipedRedisCostsARunningTaskNoSecondCall",
 	"holder":       "TestAWorkerThatLivesKeepsItsTaskWhileRedisIsAway",
+	"lineage":      "TestATaskThatRedisGivesOutTwiceIsPaidOnce",
 	"count":        "TestACallThatCannotBeCountedIsNotSent",
 	"fence":        "TestAWorkerThatWasAwaySendsNoCallForATaskThatWasTakenFromIt",
 	"hold":         "TestABucketThatIsAwayForAWhileCostsNoSecondCall",

@@ -1,12 +1,17 @@
 package handlers_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -57,5 +62,89 @@ func TestWhatADeadWorkerLeftBesideAnEndedTaskGoes(t *testing.T) {
 		}
 		require.NotContains(t, r.keys("default/tasks/"), "default/tasks/"+dropped+"/image.png")
 		require.Contains(t, r.keys("default/tasks/"), "default/tasks/"+done+"/image.png")
+	})
+}
+
+// TestWhatOnlyWaitsForItsTurnIsNotBlamedForTheDeathOfItsWorker: else three restarts
+// while an account is out of quota would fail all that waits for it.
+func TestWhatOnlyWaitsForItsTurnIsNotBlamedForTheDeathOfItsWorker(t *testing.T) {
+	t.Parallel()
+	alone(t, func(t *testing.T, r *rig) {
+		slow := func(string, string) limit.Pace { return limit.Pace{PerMinute: 1, Source: "settings"} }
+		r.cfg.Gate = limit.New(limit.Config{Redis: r.redis, Pace: slow, Log: r.cfg.Log})
+		cut := &cable{}
+		mortal := *r
+		mortal.redis = redis.NewClient(r.redis.Options())
+		defer mortal.redis.Close()
+		mortal.redis.AddHook(cut)
+		mortal.cfg.Redis, mortal.cfg.Store = mortal.redis, &deadStore{Store: r.store, cable: cut}
+		mortal.cfg.Gate = limit.New(limit.Config{Redis: mortal.redis, Pace: slow, Log: r.cfg.Log})
+		r.ai.Fault(workersaitest.Fault{Hang: true})
+		called := r.enqueue(tasks.Text{Prompt: "called"})
+		mortal.work()
+		defer func() { mortal.stop() }()
+		time.Sleep(5 * time.Second)
+		waiting := []string{r.enqueue(tasks.Text{Prompt: "waits"}), r.enqueue(tasks.Text{Prompt: "waits too"})}
+		time.Sleep(10 * time.Second)
+		cut.cut(true)
+		r.ai.Heal()
+		r.work()
+		for _, id := range append(waiting, called) {
+			require.Equal(t, tasks.Completed, r.wait(id).Status)
+		}
+		crashes := func(id string) string { return r.redis.HGet(t.Context(), tasks.LiveKey(id), "crashes").Val() }
+		require.Equal(t, "1", crashes(called))
+		for _, id := range waiting {
+			require.Empty(t, crashes(id))
+		}
+	})
+}
+
+// keepsAnswers is a store that deletes no stored answer until it is allowed.
+type keepsAnswers struct {
+	storage.Store
+	until time.Time
+}
+
+func (s keepsAnswers) Delete(ctx context.Context, key string) error {
+	if strings.HasSuffix(key, "/answer.json") && time.Now().Before(s.until) {
+		return errors.New("503 slow down")
+	}
+	return s.Store.Delete(ctx, key)
+}
+
+// A stored answer that the bucket does not let go yet goes later.
+func TestAnAnswerThatCannotBeRemovedGoesLater(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		r.cfg.Store = keepsAnswers{r.store, time.Now().Add(time.Minute)}
+		id := r.enqueue(tasks.Image{Prompt: "a picture"})
+		r.work()
+		require.Equal(t, tasks.Completed, r.wait(id).Status)
+		answer := "default/tasks/" + id + "/answer.json"
+		require.Contains(t, r.keys("default/tasks/"), answer)
+		require.NotEmpty(t, r.keys("default/pending/"), "it comes again")
+		time.Sleep(2 * time.Minute)
+		require.NotContains(t, r.keys("default/tasks/"), answer)
+		require.Empty(t, r.keys("default/pending/"))
+		require.Len(t, r.ai.Requests(), 1)
+	})
+}
+
+// What Redis knew of a task's calls is lost, and its deadline has passed: what an
+// earlier run has stored goes all the same.
+func TestWhatWasStoredForATaskThatWasRecoveredTooLateGoes(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		id := r.enqueue(tasks.Image{Prompt: "late"}, tasks.WithTimeToLive(2*time.Second))
+		r.put("default/tasks/"+id+"/answer.json", "{}")
+		r.put("default/tasks/"+id+"/image.png", "half")
+		r.server.Wipe()
+		time.Sleep(time.Minute)
+		r.work()
+		require.Equal(t, "deadline_exceeded", r.wait(id).Error.Code)
+		time.Sleep(10 * time.Second)
+		for _, key := range r.keys("default/tasks/") {
+			require.NotContains(t, key, "answer.json")
+			require.NotContains(t, key, "image.png")
+		}
 	})
 }

@@ -25,10 +25,11 @@ const (
 // presence shows the fleet that this process lives, and knows how long Redis has been
 // well without a break.
 type presence struct {
-	redis  redis.UniversalClient
-	me     string
-	onLoss func(context.Context) // Redis has forgotten this process
-	onBeat func(context.Context)
+	redis   redis.UniversalClient
+	me      string
+	lineage lineage
+	onLoss  func(context.Context) // Redis has forgotten this process, or what it is at
+	onBeat  func(context.Context)
 
 	mu     sync.Mutex
 	beaten time.Time // the last beat that arrived; zero before the first
@@ -37,7 +38,9 @@ type presence struct {
 }
 
 func newPresence(r redis.UniversalClient) *presence {
-	return &presence{redis: r, me: uuid.NewString()}
+	p := &presence{redis: r, me: uuid.NewString()}
+	p.lineage = lineage{redis: r, changed: p.another, turn: make(chan struct{}, 1)}
+	return p
 }
 
 // workerKey is there while a process lives.
@@ -65,6 +68,9 @@ func (p *presence) Run(ctx context.Context) error {
 func (p *presence) beat(ctx context.Context) {
 	beating, cancel := context.WithTimeout(ctx, beatEvery)
 	defer cancel()
+	if err := p.lineage.look(beating, true); err != nil {
+		return
+	}
 	_, err := p.redis.SetArgs(beating, workerKey(p.me), 1, redis.SetArgs{TTL: presentFor, Get: true}).Result()
 	known := err == nil
 	if err != nil && !errors.Is(err, redis.Nil) {
@@ -79,6 +85,16 @@ func (p *presence) beat(ctx context.Context) {
 	p.beaten = now
 	p.mu.Unlock()
 	if lost && p.onLoss != nil {
+		p.onLoss(ctx)
+	}
+}
+
+// another server has taken the place of the one that was there.
+func (p *presence) another(ctx context.Context) {
+	p.mu.Lock()
+	p.since, p.broken = time.Now(), true
+	p.mu.Unlock()
+	if p.onLoss != nil {
 		p.onLoss(ctx)
 	}
 }
@@ -103,32 +119,51 @@ func (p *presence) sinceBreak() time.Time {
 
 // await lets a task that is older than a break of Redis wait until all living
 // processes have said what they are at.
-func (p *presence) await(ctx context.Context, t tasks.Task) {
+func (p *presence) await(ctx context.Context, t tasks.Task) error {
+	if err := p.lineage.look(ctx, false); err != nil {
+		return err
+	}
 	at := p.sinceBreak()
 	if at.IsZero() || t.CreatedAt.After(at) {
-		return
+		return nil
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(time.Until(at.Add(settling))):
-	}
+	return wait(ctx, time.Until(at.Add(settling)))
 }
 
 // takeUp makes a process the holder unless there is another, and gives the counters.
 var takeUp = redis.NewScript(`
-local holder = redis.call("HGET", KEYS[1], "holder")
-if not holder or holder == ARGV[1] then
+local had = redis.call("HMGET", KEYS[1], "holder", "attempts", "calls", "settled", "unpaid", "crashes", "cancelled", "idle")
+if not had[1] then
   redis.call("HSET", KEYS[1], "holder", ARGV[1])
-  redis.call("HINCRBY", KEYS[1], "started", 1)
   redis.call("EXPIREAT", KEYS[1], ARGV[2])
+  had[1] = ARGV[1]
 end
-return redis.call("HMGET", KEYS[1], "holder", "attempts", "calls", "settled", "unpaid", "crashes", "cancelled")`)
+if had[8] and had[1] == ARGV[1] then redis.call("HDEL", KEYS[1], "idle") end
+return had`)
 
-// blame counts a crash for a task whose holder died, once.
+// idle marks a task whose holder does nothing for it but wait for its turn. The next
+// call, and the next run, take the mark away.
+var idle = redis.NewScript(`
+local had = redis.call("HMGET", KEYS[1], "holder", "calls")
+if had[1] == ARGV[1] and (had[2] or "0") == ARGV[2] then redis.call("HSET", KEYS[1], "idle", 1) end
+return 1`)
+
+// blame counts a crash for a task whose holder died, once, unless that only waited.
 var blame = redis.NewScript(`
-if redis.call("HGET", KEYS[1], "holder") ~= ARGV[1] then return 0 end
-redis.call("HDEL", KEYS[1], "holder")
+local had = redis.call("HMGET", KEYS[1], "holder", "idle")
+if had[1] ~= ARGV[1] then return 0 end
+redis.call("HDEL", KEYS[1], "holder", "idle")
+if had[2] then return 0 end
 return redis.call("HINCRBY", KEYS[1], "crashes", 1)`)
+
+// letGo ends a process' hold on a task that comes again, and counts what the run came
+// to. A record that is gone stays away.
+var letGo = redis.NewScript(`
+if redis.call("EXISTS", KEYS[1]) == 0 then return 0 end
+if tonumber(ARGV[2]) > 0 then redis.call("HINCRBY", KEYS[1], "settled", ARGV[2]) end
+if tonumber(ARGV[3]) > 0 then redis.call("HINCRBY", KEYS[1], "unpaid", ARGV[3]) end
+if redis.call("HGET", KEYS[1], "holder") == ARGV[1] then redis.call("HDEL", KEYS[1], "holder", "idle") end
+return 1`)
 
 // errHeld is the handback of a task that another living process is at.
 func errHeld() error { return &handback{after: 5 * time.Second, why: "another worker is at it"} }
@@ -157,10 +192,13 @@ func (h *Handlers) take(ctx context.Context, j *job) error {
 				return errHeld()
 			}
 		}
-		if err := blame.Run(ctx, h.cfg.Redis, []string{key}, holder).Err(); err != nil {
+		crashes, err := blame.Run(ctx, h.cfg.Redis, []string{key}, holder).Int()
+		if err != nil {
 			return fmt.Errorf("count a crash: %w", err)
 		}
-		h.cfg.Log.Warn("a worker died while it was at this task", "task", j.task.ID, "kind", j.task.Kind)
+		if crashes > 0 {
+			h.cfg.Log.Warn("a worker died while it was at this task", "task", j.task.ID, "kind", j.task.Kind)
+		}
 	}
 }
 
@@ -173,18 +211,29 @@ func (h *Handlers) release(ctx context.Context, j *job) {
 	j.held = false
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	key := tasks.LiveKey(j.task.ID)
-	pipe := h.cfg.Redis.TxPipeline()
-	pipe.HDel(ctx, key, "holder")
-	if j.refused > 0 {
-		pipe.HIncrBy(ctx, key, "settled", int64(j.refused))
-	}
+	unpaid := 0
 	if j.givenBack {
-		pipe.HIncrBy(ctx, key, "unpaid", 1)
+		unpaid = 1
 	}
-	if _, err := pipe.Exec(ctx); err != nil {
+	if err := letGo.Run(ctx, h.cfg.Redis, []string{tasks.LiveKey(j.task.ID)}, h.presence.me, j.refused, unpaid).Err(); err != nil {
 		h.cfg.Log.Warn("a run's outcome is not counted", "task", j.task.ID, "error", clean(err.Error()))
 	}
+}
+
+// idleAfter is how long a task waits for its turn until a death of its holder would not
+// be put down to it.
+const idleAfter = time.Second
+
+// idles marks the task as one that waits, should that take long, until done is called.
+func (h *Handlers) idles(ctx context.Context, j *job) (done func() bool) {
+	id, calls := j.task.ID, j.counts.calls
+	return time.AfterFunc(idleAfter, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := idle.Run(ctx, h.cfg.Redis, []string{tasks.LiveKey(id)}, h.presence.me, calls).Err(); err != nil {
+			h.cfg.Log.Debug("a waiting task is not marked", "task", id, "error", clean(err.Error()))
+		}
+	}).Stop
 }
 
 // holdAgain says anew what this process is at, after Redis has forgotten it.

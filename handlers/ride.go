@@ -87,6 +87,7 @@ func (l *line[T]) ride(ctx context.Context, j *job, texts []string) ([]T, error)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	defer l.h.idles(ctx, j)()
 	if err := l.join(ctx, s); err != nil {
 		return nil, err
 	}

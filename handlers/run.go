@@ -30,7 +30,7 @@ type job struct {
 	answered  int       // calls whose answers this run has
 	givenBack bool      // this run does not count as an attempt
 	neurons   float64
-	over      bool     // it had its result when this run began
+	over      bool     // it has its result from another run
 	failed    bool     // this run wrote its failure
 	answers   []string // keys of stored answers
 	raw       []byte   // what could not be decoded
@@ -94,13 +94,11 @@ func (h *Handlers) rescue(err *error) {
 
 // run does the task unless it has ended already.
 func (h *Handlers) run(ctx context.Context, j *job) error {
-	_, err := h.cfg.Store.Head(ctx, tasks.ResultKey(j.task.Tenant, j.task.ID))
-	if err == nil && h.cfg.on(guardResultFirst) {
-		j.over = true
-		return nil
+	if err := h.await(ctx, j); err != nil {
+		return err
 	}
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return fmt.Errorf("look for the result: %w", err)
+	if err := h.findResult(ctx, j); err != nil || j.over {
+		return err
 	}
 	j.spec, _ = tasks.SpecOf(j.task.Kind)
 	leave, err := h.enter(ctx, j)
@@ -108,6 +106,11 @@ func (h *Handlers) run(ctx context.Context, j *job) error {
 		return err
 	}
 	defer leave()
+	if j.counts.calls > 0 { // whoever sent them may have stored the result meanwhile
+		if err := h.findResult(ctx, j); err != nil || j.over {
+			return err
+		}
+	}
 	if err := h.ended(j); err != nil {
 		return err
 	}
@@ -125,11 +128,32 @@ func (h *Handlers) run(ctx context.Context, j *job) error {
 	return h.keep(ctx, j, out)
 }
 
+// await waits until it is known what other workers are at.
+func (h *Handlers) await(ctx context.Context, j *job) error {
+	if !h.cfg.on(guardLineage) {
+		return nil
+	}
+	ctx, stop := j.turn(ctx)
+	defer stop()
+	return h.presence.await(ctx, j.task)
+}
+
+// findResult says in the job whether the task has its result.
+func (h *Handlers) findResult(ctx context.Context, j *job) error {
+	_, err := h.cfg.Store.Head(ctx, tasks.ResultKey(j.task.Tenant, j.task.ID))
+	switch {
+	case err == nil:
+		j.over = h.cfg.on(guardResultFirst)
+	case !errors.Is(err, storage.ErrNotFound):
+		return fmt.Errorf("look for the result: %w", err)
+	}
+	return nil
+}
+
 // enter makes this process the task's holder, in the company that suits it.
 func (h *Handlers) enter(ctx context.Context, j *job) (leave func(), err error) {
 	waiting, stop := j.turn(ctx)
 	defer stop()
-	h.presence.await(waiting, j.task)
 	if leave, err = h.room.enter(waiting, 0); err != nil {
 		return nil, err
 	}

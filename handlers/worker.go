@@ -76,6 +76,7 @@ func serve(ctx context.Context, services ...Service) error {
 // its last task has ended.
 func (h *Handlers) present(ctx context.Context) (gone func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	h.cfg.Redis.AddHook(&h.presence.lineage)
 	h.presence.beat(ctx)
 	done := make(chan struct{})
 	go func() {

@@ -75,11 +75,11 @@ func ArtefactKey(tenant, id, name string) string { return tenant + "/tasks/" + i
 // DeadKey names the entry of a failed task in the list of failures.
 func DeadKey(tenant, id string) string { return tenant + "/dead/" + id + ".json" }
 
-// LiveKey names the small Redis record of a task: a hash with its counters ("started",
-// "attempts", "calls", "settled", "unpaid", "crashes"), its "holder" (the worker that
-// is at it), "cancelled", and, once the task has ended, "ended" and "result" (the result
-// document, when it has at most 64 KiB)
-// for those who wait without a bucket at hand. It expires LiveTTL after the deadline or
+// LiveKey names the small Redis record of a task: a hash with its counters
+// ("attempts", "calls", "settled", "unpaid", "crashes"), its "holder" (the worker that
+// is at it), "idle" (that only waits for its turn), "cancelled", and, once the task has
+// ended, "ended" and "result" (the result document, when it has at most 64 KiB) for
+// those who wait without a bucket at hand. It expires LiveTTL after the deadline or
 // the end; the bucket, not it, is the truth.
 func LiveKey(id string) string { return "neuronmill:task:{" + id + "}" }
 

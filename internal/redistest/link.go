@@ -9,7 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 )
 
 // Fate is what becomes of one request.
@@ -76,14 +75,14 @@ func broken(op string, why syscall.Errno) error {
 	return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, why)}
 }
 
-func (l *Link) dialer(server *miniredis.Miniredis) func(context.Context, string, string) (net.Conn, error) {
+func (l *Link) dialer(server *Server) func(context.Context, string, string) (net.Conn, error) {
 	return func(context.Context, string, string) (net.Conn, error) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.down {
 			return nil, broken("dial", syscall.ECONNREFUSED)
 		}
-		conn, err := server.Dial()
+		conn, err := server.dial()
 		if err != nil {
 			return nil, err
 		}

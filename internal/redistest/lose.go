@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -14,18 +15,28 @@ func (s *Server) Commands() int { return s.mini.CommandCount() }
 // Refuse lets commands fail with this error ("LOADING ...", "OOM ..."); "" ends that.
 // Handshakes and subscriptions are answered, as a real one does while it loads.
 func (s *Server) Refuse(message string) {
-	if message == "" {
-		s.mini.Server().SetPreHook(nil)
-		return
-	}
-	s.mini.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
-		switch cmd {
-		case "HELLO", "SUBSCRIBE", "UNSUBSCRIBE", "SCRIPT": // the last one is Restore's own
-			return false
-		}
-		c.WriteError(message)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusal = message
+}
+
+// answer stands before each command: it refuses, and tells the run id, which the
+// in-memory server does not know.
+func (s *Server) answer(c *server.Peer, cmd string, args ...string) bool {
+	s.mu.Lock()
+	refusal, run := s.refusal, s.run
+	s.mu.Unlock()
+	switch {
+	case cmd == "HELLO" || cmd == "SUBSCRIBE" || cmd == "UNSUBSCRIBE" || cmd == "SCRIPT": // the last one is Restore's own
+		return false
+	case refusal != "":
+		c.WriteError(refusal)
 		return true
-	})
+	case cmd == "INFO" && slices.Equal(args, []string{"server"}):
+		c.WriteBulk(fmt.Sprintf("# Server\r\nrun_id:%d\r\n", run))
+		return true
+	}
+	return false
 }
 
 // Wipe loses everything, scripts included, as a Redis does that starts anew without a
@@ -76,9 +87,12 @@ func (s *Server) Snapshot() Snapshot {
 	return c
 }
 
-// Restore sets the memory back to what it was; the scripts are forgotten. Nothing else
-// may reach the server meanwhile.
+// Restore sets the memory back to what it was; the scripts are forgotten and the run id
+// is a new one. Nothing else may reach the server meanwhile.
 func (s *Server) Restore(c Snapshot) {
+	s.mu.Lock()
+	s.run++
+	s.mu.Unlock()
 	s.mini.FlushAll()
 	client := s.Client(nil)
 	if err := client.ScriptFlush(s.t.Context()).Err(); err != nil {

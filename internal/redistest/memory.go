@@ -24,6 +24,10 @@ func Memory(t testing.TB) *redis.Client {
 type Server struct {
 	t    testing.TB
 	mini *miniredis.Miniredis
+
+	mu      sync.Mutex
+	refusal string // of all commands; empty when they run
+	run     int    // counts the times that it started anew
 }
 
 // New starts an empty one.
@@ -34,6 +38,16 @@ func New(t testing.TB) *Server {
 	return s
 }
 
+// dial opens a connection; the first one starts the server.
+func (s *Server) dial() (net.Conn, error) {
+	conn, err := s.mini.Dial()
+	if err != nil {
+		return nil, err
+	}
+	s.mini.Server().SetPreHook(s.answer)
+	return conn, nil
+}
+
 // Client is a client over a link; a nil Link never breaks. It is closed with the test.
 func (s *Server) Client(l *Link) *redis.Client {
 	if l == nil {
@@ -41,7 +55,7 @@ func (s *Server) Client(l *Link) *redis.Client {
 	}
 	client := redis.NewClient(&redis.Options{
 		Addr:            "127.0.0.1:6379", // never dialled; a name would be looked up
-		Dialer:          l.dialer(s.mini),
+		Dialer:          l.dialer(s),
 		Protocol:        2, // what the in-memory server speaks without a second try
 		DisableIdentity: true,
 		// Waiting for a connection would use timers that outlive a bubble, and waiting
