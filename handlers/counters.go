@@ -146,11 +146,12 @@ func (h *Handlers) announce(ctx context.Context, j *job, document []byte) {
 	key := tasks.LiveKey(j.task.ID)
 	queue := tasks.Queue(j.task.Kind, j.task.Lane)
 	pipe := h.cfg.Redis.Pipeline()
+	fields := []any{"ended", 1} // for those who wait, and a process that does not know yet
 	if len(document) <= most {
-		pipe.HSet(ctx, key, "result", document)
+		fields = append(fields, "result", document)
 	}
-	pipe.HSet(ctx, key, "ended", 1) // for those who wait, and a process that does not know yet
-	pipe.HDel(ctx, key, "holder")
+	pipe.HSet(ctx, key, fields...)
+	pipe.HDel(ctx, key, "holder", "idle")
 	pipe.Expire(ctx, key, tasks.LiveTTL)
 	pipe.ZRem(ctx, tasks.DeadlinesKey(queue), j.task.ID)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

@@ -24,7 +24,11 @@ for i = 1, #flat, 2 do g[flat[i]] = flat[i + 1] end
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local function whole(x) return string.format('%.0f', x) end
-local function put(field, value) redis.call('HSET', key, field, value) end
+local changes = {} -- written at once, with the answer
+local function put(field, value)
+  changes[#changes + 1] = field
+  changes[#changes + 1] = value
+end
 -- What the process has at the gate from now on. A caller that leaves waits no more.
 local function report(calls, leaves)
   local i, b = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -45,12 +49,16 @@ for field, value in pairs(g) do
     end
   end
 end
-if g.pace ~= ARGV[3] or g.source ~= source then redis.call('HSET', key, 'pace', ARGV[3], 'source', source) end
+if g.pace ~= ARGV[3] or g.source ~= source then
+  put('pace', ARGV[3])
+  put('source', source)
+end
 
 local pace = tonumber(g.set or ARGV[3])
 local interval = 0
 local function answer(what, wait, why, seat, probe, told)
   if what ~= 'go' then report(ARGV[7], what == 'pause' or wait > patience) end
+  redis.call('HSET', key, unpack(changes))
   return {what, math.ceil(wait), why, now, seat or 0, math.floor(interval), others, probe and 1 or 0, told and 1 or 0}
 end
 
@@ -100,5 +108,5 @@ else
 end
 if probe then put('probe', whole(now)) end
 report(tonumber(ARGV[7]) + 1, true)
-redis.call('HINCRBY', key, 'calls', 1)
+put('calls', whole(tonumber(g.calls or '0') + 1))
 return answer('go', 0, '', 0, probe, probe or g.factor or g.width or g.fails or g.auth)
