@@ -41,7 +41,7 @@ func measureOverhead(l *lab) (figures, error) {
 	if l.quick {
 		f.Tasks, f.Rounds = 2000, 1
 	}
-	ways := []string{bareAsynq, storedAsynq, ours, oursRecorded, oursRiding}
+	ways := []string{storedAsynq, ours}
 	rounds := map[string][]cost{}
 	for range f.Rounds {
 		for _, way := range ways {

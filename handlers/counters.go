@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -139,25 +140,34 @@ func (j *job) unsettled() int {
 	return max(0, j.counts.calls-j.counts.settled-j.refused-j.answered)
 }
 
+// endRecord notes in a task's live record that it has ended, for those who wait and for
+// a process that does not know yet.
+var endRecord = redis.NewScript(`
+redis.call("HSET", KEYS[1], "ended", 1, unpack(ARGV, 2))
+redis.call("HDEL", KEYS[1], "holder", "idle")
+redis.call("EXPIRE", KEYS[1], ARGV[1])
+return 1`)
+
 // announce leaves the result where those who wait without a bucket find it, for a
 // while, and ends the run. Large results are left to the bucket.
 func (h *Handlers) announce(ctx context.Context, j *job, document []byte) {
 	const most = 64 << 10
-	key := tasks.LiveKey(j.task.ID)
-	queue := tasks.Queue(j.task.Kind, j.task.Lane)
-	pipe := h.cfg.Redis.Pipeline()
-	fields := []any{"ended", 1} // for those who wait, and a process that does not know yet
+	args := []any{int(tasks.LiveTTL.Seconds())}
 	if len(document) <= most {
-		fields = append(fields, "result", document)
+		args = append(args, "result", document)
 	}
-	pipe.HSet(ctx, key, fields...)
-	pipe.HDel(ctx, key, "holder", "idle")
-	pipe.Expire(ctx, key, tasks.LiveTTL)
-	pipe.ZRem(ctx, tasks.DeadlinesKey(queue), j.task.ID)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if _, err := pipe.Exec(ctx); err != nil {
-		h.cfg.Log.Debug("result not announced", "task", j.task.ID, "error", err)
+	keys, queue := []string{tasks.LiveKey(j.task.ID)}, tasks.Queue(j.task.Kind, j.task.Lane)
+	pipe := h.cfg.Redis.Pipeline()
+	ended := endRecord.EvalSha(ctx, pipe, keys, args...)
+	done := pipe.ZRem(ctx, tasks.DeadlinesKey(queue), j.task.ID)
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	if redis.HasErrorPrefix(ended.Err(), "NOSCRIPT") {
+		ended = endRecord.Eval(ctx, h.cfg.Redis, keys, args...)
+	}
+	if err := errors.Join(ended.Err(), done.Err()); err != nil {
+		h.cfg.Log.Debug("result not announced", "task", j.task.ID, "error", clean(err.Error()))
 		return
 	}
 	j.held = false
