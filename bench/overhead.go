@@ -27,6 +27,8 @@ type overheadFigures struct {
 	Costs  []cost `json:"costs"`
 	// Ratio is ours to storedAsynq in tasks a second, the median over rounds.
 	Ratio float64 `json:"ratio"`
+	// Folder is the same with results in a folder.
+	Folder float64 `json:"folder"`
 }
 
 // oursRecorded is ours as the command line enqueues: with a pending record in the bucket
@@ -34,6 +36,7 @@ type overheadFigures struct {
 const (
 	oursRecorded = ours + ", accepted into the bucket"
 	oursRiding   = ours + ", embedding tasks that ride together"
+	oursFolder   = ours + ", results in a folder"
 )
 
 func measureOverhead(l *lab) (figures, error) {
@@ -41,7 +44,7 @@ func measureOverhead(l *lab) (figures, error) {
 	if l.quick {
 		f.Tasks, f.Rounds = 2000, 1
 	}
-	ways := []string{storedAsynq, ours}
+	ways := []string{bareAsynq, storedAsynq, ours, oursRecorded, oursRiding, folderAsynq, oursFolder}
 	rounds := map[string][]cost{}
 	for range f.Rounds {
 		for _, way := range ways {
@@ -56,18 +59,19 @@ func measureOverhead(l *lab) (figures, error) {
 	for _, way := range ways {
 		f.Costs = append(f.Costs, middleOf(rounds[way]))
 	}
-	var ratios []float64
-	for i, c := range rounds[ours] {
-		ratios = append(ratios, c.PerSecond/rounds[storedAsynq][i].PerSecond)
-	}
-	f.Ratio = median(ratios)
+	f.Ratio = ratio(rounds[ours], rounds[storedAsynq])
+	f.Folder = ratio(rounds[oursFolder], rounds[folderAsynq])
 	return f, nil
 }
 
 // cost has one worker process work off a queue.
 func (l *lab) cost(way string, n int) (cost, error) {
 	c := cost{Way: way}
-	s, err := l.open(workersaitest.Options{NoLimits: true})
+	bucket := s3Server
+	if way == folderAsynq || way == oursFolder {
+		bucket = folder
+	}
+	s, err := l.openWith(workersaitest.Options{NoLimits: true}, bucket)
 	if err != nil {
 		return c, err
 	}
@@ -86,7 +90,7 @@ func (l *lab) cost(way string, n int) (cost, error) {
 	}
 	kind := tasks.KindTranslation
 	switch way {
-	case ours, oursRecorded:
+	case ours, oursRecorded, oursFolder:
 		err = s.workers(1, kind, 1_000_000, "--concurrency", fmt.Sprint(slots))
 	case oursRiding:
 		kind = tasks.KindEmbedding
@@ -127,7 +131,7 @@ func (l *lab) cost(way string, n int) (cost, error) {
 // fillFor enqueues the tasks of a way and names their queue.
 func (s *site) fillFor(way string, n int) (string, error) {
 	switch way {
-	case ours, oursRecorded:
+	case ours, oursRecorded, oursFolder:
 		_, err := s.fill(s.client(way == oursRecorded), n, func(i int) tasks.Request { return translate(textOf(i), tasks.Interactive) })
 		return tasks.Queue(tasks.KindTranslation, tasks.Interactive), err
 	case oursRiding:
@@ -143,6 +147,15 @@ func (s *site) fillFor(way string, n int) (string, error) {
 		}
 	}
 	return "default", nil
+}
+
+// ratio is one way's tasks a second to another's, the median over rounds.
+func ratio(way, other []cost) float64 {
+	var ratios []float64
+	for i, c := range way {
+		ratios = append(ratios, c.PerSecond/other[i].PerSecond)
+	}
+	return median(ratios)
 }
 
 func median(x []float64) float64 {
@@ -170,8 +183,9 @@ func (f *overheadFigures) Section() report.Section {
 	s := report.Section{
 		Title: "What a task costs",
 		About: fmt.Sprintf(`One worker process takes %d tasks that wait, %d slots, the same Redis settings (AOF every second), the same intervals of asking, two queues (lanes) a worker, results in the same
-file store; medians of %d rounds in turn. neuronmill also makes an HTTP call a task to the emulator, which answers at once and shares the machine; asynq's handler calls nobody.
-*Accepted into the bucket* is with a pending record that the worker removes. *Bytes* is what a task that waits takes in Redis; neuronmill's carries model, deadline, digest and lane.`, f.Tasks, slots, f.Rounds),
+bucket of a real S3 server on the same machine; medians of %d rounds in turn. neuronmill also makes an HTTP call a task to the emulator, which answers at once and shares the machine; asynq's handler calls nobody.
+*Accepted into the bucket* is with a pending record that the worker removes. *Bytes* is what a task that waits takes in Redis; neuronmill's carries model, deadline, digest and lane.
+With results in a folder, where storing one costs a fraction of a millisecond, it is %s: what there is beside the storing weighs more.`, f.Tasks, slots, f.Rounds, percent(f.Folder)),
 	}
 	t := report.Table{Head: []string{"way", "tasks a second", "Redis commands a task", "Redis CPU a task", "worker CPU a task", "Redis bytes a waiting task"}}
 	for _, c := range f.Costs {

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/storage"
-	"github.com/neuronmill/neuronmill/storage/fsstore"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/time/rate"
 )
@@ -30,6 +30,7 @@ const (
 	bullEvenly  = "BullMQ limiter, one call an interval"
 	bareAsynq   = "asynq, empty handler"
 	storedAsynq = "asynq, empty handler and a stored result"
+	folderAsynq = "asynq, empty handler and a result in a folder"
 )
 
 // rivalCmd is a worker on asynq alone, written as its documentation says.
@@ -50,7 +51,7 @@ func (c *rivalCmd) Run(ctx context.Context) error {
 	client := redis.NewClient(&redis.Options{Addr: c.Redis})
 	defer client.Close()
 	config := asynq.Config{Concurrency: slots, LogLevel: asynq.ErrorLevel}
-	handle, err := c.handler(&config)
+	handle, err := c.handler(ctx, &config)
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,7 @@ func (c *rivalCmd) Run(ctx context.Context) error {
 	return nil
 }
 
-func (c *rivalCmd) handler(config *asynq.Config) (asynq.HandlerFunc, error) {
+func (c *rivalCmd) handler(ctx context.Context, config *asynq.Config) (asynq.HandlerFunc, error) {
 	switch c.Way {
 	case backoff:
 		return func(ctx context.Context, t *asynq.Task) error { return c.call(ctx, t.Payload()) }, nil
@@ -93,9 +94,9 @@ func (c *rivalCmd) handler(config *asynq.Config) (asynq.HandlerFunc, error) {
 	case bareAsynq:
 		likeOurs(config)
 		return func(context.Context, *asynq.Task) error { return nil }, nil
-	case storedAsynq:
+	case storedAsynq, folderAsynq:
 		likeOurs(config)
-		store, err := fsstore.Open(c.Bucket)
+		store, _, err := app.OpenStore(ctx, app.Settings{StoreURL: c.Bucket})
 		if err != nil {
 			return nil, err
 		}
@@ -196,7 +197,7 @@ func (s *site) rivals(way string, processes, n int, p pace) error {
 
 func (s *site) asynqRival(way string, servers int, perSecond float64) error {
 	return s.launch(exec.Command(s.self, "rival", "--way", way, "--redis", "127.0.0.1:"+s.port, "--url", s.url,
-		"--pace", fmt.Sprint(perSecond), "--bucket", filepath.Join(s.dir, "bucket"), "--servers", strconv.Itoa(servers)), "rival")
+		"--pace", fmt.Sprint(perSecond), "--bucket", s.bucket, "--servers", strconv.Itoa(servers)), "rival")
 }
 
 func textOf(i int) string { return fmt.Sprintf("good morning number %d", i) }

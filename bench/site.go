@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,50 +12,57 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/storage"
-	"github.com/neuronmill/neuronmill/storage/fsstore"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/redis/go-redis/v9"
 )
 
-// site is what one row is measured on: an empty Redis, a folder as the bucket, an
-// emulator, and the workers that were started.
+// site is what one row is measured on: an empty Redis, an empty bucket, an emulator, and
+// the workers that were started.
 type site struct {
 	*lab
-	dir   string
-	port  string // of Redis
-	redis *redis.Client
-	store storage.Store
-	api   *workersaitest.Server
-	url   string // of the emulator
+	dir    string
+	port   string // of Redis
+	redis  *redis.Client
+	bucket string // as a setting has it
+	store  storage.Store
+	api    *workersaitest.Server
+	url    string // of the emulator
 
 	server    *http.Server
 	processes []*process
+	servers   int // how many of them are Redis and what stores
 }
 
 // solo is a model that nothing is known of, so that tasks for it do not ride together.
 // The emulator takes it for the default embedding model.
 const solo = "@cf/bench/bge-base-en-v1.5"
 
-func (l *lab) open(o workersaitest.Options) (*site, error) {
+// open makes a site whose bucket is a folder.
+func (l *lab) open(o workersaitest.Options) (*site, error) { return l.openWith(o, folder) }
+
+func folder(s *site) error {
+	s.bucket = "file:" + filepath.Join(s.dir, "bucket")
+	return nil
+}
+
+// openWith makes a site with the bucket that is given.
+func (l *lab) openWith(o workersaitest.Options, bucket func(*site) error) (*site, error) {
 	dir, err := os.MkdirTemp(l.dir, "site-")
 	if err != nil {
 		return nil, err
 	}
 	s := &site{lab: l, dir: dir, api: workersaitest.New(o)}
-	if err := s.start(); err != nil {
+	if err := s.start(bucket); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *site) start() error {
-	var err error
-	if s.store, err = fsstore.Open(filepath.Join(s.dir, "bucket")); err != nil {
-		return err
-	}
+func (s *site) start(bucket func(*site) error) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -74,8 +82,49 @@ func (s *site) start() error {
 		return err
 	}
 	s.redis = redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + s.port})
-	return s.until("redis", 10*time.Second, func() (bool, error) {
+	err = s.until("redis", 10*time.Second, func() (bool, error) {
 		return s.redis.Ping(s.ctx).Err() == nil, nil
+	})
+	if err == nil {
+		err = bucket(s)
+	}
+	if err == nil {
+		s.store, _, err = app.OpenStore(s.ctx, app.Settings{StoreURL: s.bucket})
+	}
+	s.servers = len(s.processes)
+	return err
+}
+
+// The credentials of the S3 server; the workers have them from the environment.
+var s3Environment = []string{"AWS_ACCESS_KEY_ID=bench", "AWS_SECRET_ACCESS_KEY=bench-secret", "AWS_EC2_METADATA_DISABLED=true"}
+
+// s3Server starts one and makes its bucket this site's.
+func s3Server(s *site) error {
+	for _, e := range s3Environment {
+		name, value, _ := strings.Cut(e, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return err
+		}
+	}
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	data, side := filepath.Join(s.dir, "s3"), filepath.Join(s.dir, "side")
+	if err := errors.Join(os.MkdirAll(filepath.Join(data, "results"), 0o700), os.MkdirAll(side, 0o700)); err != nil {
+		return err
+	}
+	cmd := exec.Command("versitygw", "--port", "127.0.0.1:"+port, "--access", "bench", "--secret", "bench-secret", "--quiet", "posix", "--sidecar", side, data)
+	if err := s.launch(cmd, "s3"); err != nil {
+		return fmt.Errorf("%w (go build -C tools/versitygw -o DIR/versitygw github.com/versity/versitygw/cmd/versitygw, with DIR on PATH)", err)
+	}
+	s.bucket = "s3://results/bench?region=us-east-1&path_style=true&endpoint=http://127.0.0.1:" + port
+	return s.until("the S3 server", 10*time.Second, func() (bool, error) {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return false, s.alive()
+		}
+		return true, conn.Close()
 	})
 }
 
@@ -98,7 +147,7 @@ func (s *site) workers(n int, kind tasks.Kind, limit int, args ...string) error 
 		cmd := exec.Command(program, append(command, args...)...)
 		cmd.Env = append(os.Environ(),
 			"NEURONMILL_REDIS_URL=redis://127.0.0.1:"+s.port+"/0",
-			"NEURONMILL_STORE_URL=file:"+filepath.Join(s.dir, "bucket"),
+			"NEURONMILL_STORE_URL="+s.bucket,
 			"NEURONMILL_LIMITS="+string(kind)+"="+strconv.Itoa(limit),
 			"CLOUDFLARE_ACCOUNT_ID=0123456789abcdef0123456789abcdef", "CLOUDFLARE_API_TOKEN=bench", "CLOUDFLARE_BASE_URL="+s.url,
 		)
@@ -109,14 +158,15 @@ func (s *site) workers(n int, kind tasks.Kind, limit int, args ...string) error 
 	return nil
 }
 
-// stopWorkers stops all but Redis and gives the CPU time they used.
+// stopWorkers stops all but the servers and gives the CPU time they used.
 func (s *site) stopWorkers() time.Duration {
-	stopAll(s.processes[1:])
+	workers := s.processes[min(s.servers, len(s.processes)):]
+	stopAll(workers)
 	var used time.Duration
-	for _, p := range s.processes[1:] {
+	for _, p := range workers {
 		used += p.cpu()
 	}
-	s.processes = s.processes[:1]
+	s.processes = s.processes[:len(s.processes)-len(workers)]
 	return used
 }
 

@@ -20,6 +20,7 @@ type counters struct {
 	unpaid    int  // attempts given back: the API was closed, not the task at fault
 	crashes   int  // workers that died while they were at it
 	cancelled bool // a person wants it to end
+	ended     bool // it has its result
 }
 
 // spent is how many attempts count against the task.
@@ -33,13 +34,14 @@ func countersOf(values []any) counters {
 		return n
 	}
 	return counters{
-		attempts: number(0), calls: number(1), settled: number(2), unpaid: number(3), crashes: number(4), cancelled: values[5] != nil,
+		attempts: number(0), calls: number(1), settled: number(2), unpaid: number(3), crashes: number(4),
+		cancelled: values[5] != nil, ended: values[6] != nil,
 	}
 }
 
 // readCounters looks at a task that nobody here is at.
 func (h *Handlers) readCounters(ctx context.Context, id string) (counters, error) {
-	values, err := h.cfg.Redis.HMGet(ctx, tasks.LiveKey(id), "attempts", "calls", "settled", "unpaid", "crashes", "cancelled").Result()
+	values, err := h.cfg.Redis.HMGet(ctx, tasks.LiveKey(id), "attempts", "calls", "settled", "unpaid", "crashes", "cancelled", "ended").Result()
 	if err != nil {
 		return counters{}, fmt.Errorf("read the counters: %w", err)
 	}

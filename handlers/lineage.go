@@ -2,28 +2,28 @@ package handlers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/neuronmill/neuronmill/internal/replid"
+	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/redis/go-redis/v9"
 )
 
-// lineage knows which Redis this process works with. One that has started anew, or has
-// taken another's place, may have lost the last moments and what its workers were at.
-// It is told by its run id, which is looked at before a task is taken over a connection
-// that is newer than the last look. It is a hook of the client; a cluster's client has
-// none for its connections, there only the heartbeat looks.
+// lineage knows which Redis this process works with, and notices when another one
+// answers: that may have lost the last moments and what its workers were at. It looks
+// before a task is taken over a connection that is newer than the last look. It is a
+// hook of the client; a cluster's client has none for its connections, there only the
+// heartbeat looks.
 type lineage struct {
 	redis   redis.UniversalClient
 	changed func(context.Context) // another server answers than at the last look
 	turn    chan struct{}         // holds one: who looks
 	dialled atomic.Bool           // there are newer connections than the last look
-	ids     string                // of the servers; empty before the first look
+	mu      sync.Mutex
+	id      string // see package replid; empty before the first look
 }
 
 // look asks which server this is, unless no connection is newer than the last look and
@@ -38,48 +38,34 @@ func (l *lineage) look(ctx context.Context, insist bool) error {
 	if !l.dialled.Swap(false) && !insist {
 		return nil
 	}
-	ids, err := runIDs(ctx, l.redis)
+	id, err := replid.Ask(ctx, l.redis)
 	if err != nil {
 		l.dialled.Store(true)
-		return fmt.Errorf("ask redis for its run id: %w", err)
+		return fmt.Errorf("ask redis which one it is: %w", err)
 	}
-	was := l.ids
-	l.ids = ids
-	if was != "" && was != ids {
+	if id == "" {
+		return nil // it does not tell, or not now
+	}
+	l.mu.Lock()
+	was := l.id
+	l.id = id
+	l.mu.Unlock()
+	if was != "" && was != id {
 		l.changed(ctx)
 	}
 	return nil
 }
 
-// runIDs is empty where a Redis does not tell.
-func runIDs(ctx context.Context, r redis.UniversalClient) (string, error) {
-	cluster, ok := r.(*redis.ClusterClient)
-	if !ok {
-		return runID(ctx, r)
-	}
-	var (
-		mu  sync.Mutex
-		ids []string
-	)
-	err := cluster.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
-		id, err := runID(ctx, master)
-		mu.Lock()
-		defer mu.Unlock()
-		ids = append(ids, id)
-		return err
-	})
-	slices.Sort(ids)
-	return strings.Join(ids, " "), err
+// took reports whether the Redis that took a task is the one that is there, and has
+// been all the time.
+func (l *lineage) took(t tasks.Task) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return t.Redis != "" && t.Redis == l.id
 }
 
-func runID(ctx context.Context, r redis.Cmdable) (string, error) {
-	info, err := r.InfoMap(ctx, "server").Result()
-	var no redis.Error
-	if errors.As(err, &no) && (redis.HasErrorPrefix(err, "NOPERM") || refusal(err) == "") {
-		return "", nil
-	}
-	return info["Server"]["run_id"], err
-}
+// lost reports whether a task was taken by a Redis that is no more.
+func (l *lineage) lost(t tasks.Task) bool { return t.Redis != "" && !l.took(t) }
 
 // DialHook sees new connections.
 func (l *lineage) DialHook(next redis.DialHook) redis.DialHook {

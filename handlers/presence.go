@@ -39,7 +39,7 @@ type presence struct {
 
 func newPresence(r redis.UniversalClient) *presence {
 	p := &presence{redis: r, me: uuid.NewString()}
-	p.lineage = lineage{redis: r, changed: p.another, turn: make(chan struct{}, 1)}
+	p.lineage.redis, p.lineage.changed, p.lineage.turn = r, p.another, make(chan struct{}, 1)
 	return p
 }
 
@@ -117,28 +117,30 @@ func (p *presence) sinceBreak() time.Time {
 	return p.since
 }
 
-// await lets a task that is older than a break of Redis wait until all living
-// processes have said what they are at.
+// await lets a task that is older than a break of Redis, or was taken by one that is no
+// more, wait until all living processes have said what they are at.
 func (p *presence) await(ctx context.Context, t tasks.Task) error {
 	if err := p.lineage.look(ctx, false); err != nil {
 		return err
 	}
-	at := p.sinceBreak()
-	if at.IsZero() || t.CreatedAt.After(at) {
-		return nil
+	p.mu.Lock()
+	since, broken := p.since, p.broken
+	p.mu.Unlock()
+	if p.lineage.lost(t) || broken && !t.CreatedAt.After(since) {
+		return wait(ctx, time.Until(since.Add(settling)))
 	}
-	return wait(ctx, time.Until(at.Add(settling)))
+	return nil
 }
 
 // takeUp makes a process the holder unless there is another, and gives the counters.
 var takeUp = redis.NewScript(`
-local had = redis.call("HMGET", KEYS[1], "holder", "attempts", "calls", "settled", "unpaid", "crashes", "cancelled", "idle")
+local had = redis.call("HMGET", KEYS[1], "holder", "attempts", "calls", "settled", "unpaid", "crashes", "cancelled", "ended", "idle")
 if not had[1] then
   redis.call("HSET", KEYS[1], "holder", ARGV[1])
   redis.call("EXPIREAT", KEYS[1], ARGV[2])
   had[1] = ARGV[1]
 end
-if had[8] and had[1] == ARGV[1] then redis.call("HDEL", KEYS[1], "idle") end
+if had[9] and had[1] == ARGV[1] then redis.call("HDEL", KEYS[1], "idle") end
 return had`)
 
 // idle marks a task whose holder does nothing for it but wait for its turn. The next

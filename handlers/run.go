@@ -97,8 +97,10 @@ func (h *Handlers) run(ctx context.Context, j *job) error {
 	if err := h.await(ctx, j); err != nil {
 		return err
 	}
-	if err := h.findResult(ctx, j); err != nil || j.over {
-		return err
+	if !h.recorded(j.task) {
+		if err := h.findResult(ctx, j); err != nil || j.over {
+			return err
+		}
 	}
 	j.spec, _ = tasks.SpecOf(j.task.Kind)
 	leave, err := h.enter(ctx, j)
@@ -106,7 +108,7 @@ func (h *Handlers) run(ctx context.Context, j *job) error {
 		return err
 	}
 	defer leave()
-	if j.counts.calls > 0 { // whoever sent them may have stored the result meanwhile
+	if j.counts.calls > 0 || j.counts.ended { // whoever ran it may have stored the result
 		if err := h.findResult(ctx, j); err != nil || j.over {
 			return err
 		}
@@ -136,6 +138,18 @@ func (h *Handlers) await(ctx context.Context, j *job) error {
 	ctx, stop := j.turn(ctx)
 	defer stop()
 	return h.presence.await(ctx, j.task)
+}
+
+// recordedFor is how long after its acceptance a task's live record is relied on: less
+// than LiveTTL, with room for clocks that are off.
+const recordedFor = 10 * time.Minute
+
+// recorded reports whether all that was ever done for a task stands in its live record,
+// so that the bucket need not be asked for a result: Redis has lost nothing since it
+// took the task, and no record of it can have expired.
+func (h *Handlers) recorded(t tasks.Task) bool {
+	age := time.Since(t.CreatedAt)
+	return h.presence.lineage.took(t) && t.RecoveredAt.IsZero() && age > -time.Minute && age < recordedFor
 }
 
 // findResult says in the job whether the task has its result.

@@ -94,6 +94,9 @@ func (c *Client) push(ctx context.Context, b batch, which []int, begun time.Time
 	some := make([]Task, len(which))
 	for j, i := range which {
 		some[j] = b.tasks[i]
+		if !b.accepted[i].Existing { // of a twin that was there nothing is known
+			some[j].Redis = c.took.known()
+		}
 	}
 	asked := time.Now()
 	errs := c.queueAll(ctx, some)

@@ -27,7 +27,8 @@ type Config struct {
 // Client puts tasks into the queue and finds them again. It is safe for concurrent
 // use.
 type Client struct {
-	cfg Config
+	cfg  Config
+	took server
 }
 
 // NewClient makes a client; there is nothing to close.

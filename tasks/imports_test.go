@@ -22,13 +22,14 @@ func TestImportsPointOneWay(t *testing.T) {
 	leaves := map[string][]string{
 		"storage":                 {},
 		"internal/catalogue":      {},
+		"internal/replid":         {},
 		"internal/limit":          {},
 		"internal/media":          {},
-		"tasks":                   {"storage", "internal/catalogue"},
+		"tasks":                   {"storage", "internal/catalogue", "internal/replid"},
 		"workersai":               {"internal/catalogue"},
 		"workersai/workersaitest": {"workersai", "internal/catalogue", "internal/media"},
-		"internal/schedule":       {"tasks", "storage", "internal/catalogue"},
-		"handlers":                {"tasks", "workersai", "storage", "internal/limit", "internal/catalogue", "internal/media", "internal/failpoint"},
+		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid"},
+		"handlers":                {"tasks", "workersai", "storage", "internal/limit", "internal/catalogue", "internal/media", "internal/failpoint", "internal/replid"},
 	}
 	for pkg, allowed := range leaves {
 		for _, dep := range imports(t, pkg) {

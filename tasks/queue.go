@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 	"unicode/utf8"
 
+	"github.com/neuronmill/neuronmill/internal/replid"
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -69,6 +71,10 @@ func (c *Client) pushAll(ctx context.Context, tasks []Task, run runScript) []err
 	replies := make([]*redis.Cmd, len(tasks))
 	pipe := c.cfg.Redis.Pipeline()
 	now := time.Now()
+	var info *redis.StringCmd
+	if _, cluster := c.cfg.Redis.(*redis.ClusterClient); !cluster && c.took.due(now) {
+		info = pipe.Info(ctx, replid.Section)
+	}
 	known := map[string]bool{}
 	for i, t := range tasks {
 		message, err := encode(t)
@@ -90,12 +96,49 @@ func (c *Client) pushAll(ctx context.Context, tasks []Task, run runScript) []err
 		replies[i] = run(script, ctx, pipe, keys, message, t.ID, when, turn(t), t.Model, t.Deadline.Unix())
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
+	if info != nil && info.Err() == nil {
+		c.took.learn(replid.Of(info.Val()))
+	}
 	for i, r := range replies {
 		if r != nil {
 			errs[i] = r.Err()
 		}
 	}
 	return errs
+}
+
+// server is the Redis that takes a client's tasks. One that was replaced since the last
+// look does no harm: a task that names another than is there is looked for in the bucket.
+type server struct {
+	mu     sync.Mutex
+	name   string
+	looked time.Time
+}
+
+const lookEvery = time.Minute
+
+// due reports whether it is time to look again.
+func (s *server) due(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.looked) < lookEvery {
+		return false
+	}
+	s.looked = now
+	return true
+}
+
+// known is empty before the first look.
+func (s *server) known() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.name
+}
+
+func (s *server) learn(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.name = name
 }
 
 // turn is when a task was accepted (microseconds), when it is given up (seconds), and

@@ -54,7 +54,10 @@ type Task struct {
 	Pending   bool              `json:"pending,omitempty"` // a pending record exists in the bucket
 	// RecoveredAt is when the task was put back from its record, since Redis had lost it.
 	RecoveredAt time.Time `json:"recovered_at,omitzero"`
-	Cancelled   bool      `json:"cancelled,omitempty"` // in a record: a person wants it to end
+	// Redis is the life of the Redis that took it, see package replid; empty when that is
+	// not known, or when the task may have run before. Only the queue has it.
+	Redis     string `json:"redis,omitempty"`
+	Cancelled bool   `json:"cancelled,omitempty"` // in a record: a person wants it to end
 }
 
 // Queue is the asynq queue of a kind and lane: "embedding:bulk".

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
 )
 
 // Fate is what becomes of one request.

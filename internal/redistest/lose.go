@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2/server"
+	"github.com/neuronmill/neuronmill/internal/replid"
 )
 
 // Commands is how many commands the server has run.
@@ -20,11 +21,11 @@ func (s *Server) Refuse(message string) {
 	s.refusal = message
 }
 
-// answer stands before each command: it refuses, and tells the run id, which the
+// answer stands before each command: it refuses, and tells the replication id, which the
 // in-memory server does not know.
 func (s *Server) answer(c *server.Peer, cmd string, args ...string) bool {
 	s.mu.Lock()
-	refusal, run := s.refusal, s.run
+	refusal, run := s.refusal, s.life
 	s.mu.Unlock()
 	switch {
 	case cmd == "HELLO" || cmd == "SUBSCRIBE" || cmd == "UNSUBSCRIBE" || cmd == "SCRIPT": // the last one is Restore's own
@@ -32,8 +33,8 @@ func (s *Server) answer(c *server.Peer, cmd string, args ...string) bool {
 	case refusal != "":
 		c.WriteError(refusal)
 		return true
-	case cmd == "INFO" && slices.Equal(args, []string{"server"}):
-		c.WriteBulk(fmt.Sprintf("# Server\r\nrun_id:%d\r\n", run))
+	case cmd == "INFO" && slices.Equal(args, []string{replid.Section}):
+		c.WriteBulk(fmt.Sprintf("# Replication\r\nrole:master\r\nmaster_replid:%012d\r\n", run))
 		return true
 	}
 	return false
@@ -87,11 +88,11 @@ func (s *Server) Snapshot() Snapshot {
 	return c
 }
 
-// Restore sets the memory back to what it was; the scripts are forgotten and the run id
-// is a new one. Nothing else may reach the server meanwhile.
+// Restore sets the memory back to what it was; the scripts are forgotten and the replication
+// id is a new one. Nothing else may reach the server meanwhile.
 func (s *Server) Restore(c Snapshot) {
 	s.mu.Lock()
-	s.run++
+	s.life++
 	s.mu.Unlock()
 	s.mini.FlushAll()
 	client := s.Client(nil)

@@ -27,7 +27,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	refusal string // of all commands; empty when they run
-	run     int    // counts the times that it started anew
+	life    int    // counts the times that it started anew
 }
 
 // New starts an empty one.

@@ -1,0 +1,59 @@
+// Package replid tells one life of a Redis from another. A server that starts anew, or
+// takes another's place, gives itself a new replication id (INFO replication,
+// https://redis.io/docs/latest/commands/info/), and may lack the last moments of the
+// one before.
+package replid
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Section is what to ask INFO for.
+const Section = "replication"
+
+// size is enough of an id to tell two apart.
+const size = 12
+
+// Of finds the id in the answer; empty when it is not there.
+func Of(info string) string {
+	_, rest, _ := strings.Cut(info, "master_replid:")
+	id, _, _ := strings.Cut(rest, "\r\n")
+	return id[:min(len(id), size)]
+}
+
+// Ask gives the id of a server, or those of all masters of a cluster; empty where that
+// is not told.
+func Ask(ctx context.Context, r redis.UniversalClient) (string, error) {
+	cluster, ok := r.(*redis.ClusterClient)
+	if !ok {
+		return ask(ctx, r)
+	}
+	var (
+		mu  sync.Mutex
+		ids []string
+	)
+	err := cluster.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
+		id, err := ask(ctx, master)
+		mu.Lock()
+		defer mu.Unlock()
+		ids = append(ids, id)
+		return err
+	})
+	slices.Sort(ids)
+	return strings.Join(ids, " "), err
+}
+
+func ask(ctx context.Context, r redis.Cmdable) (string, error) {
+	info, err := r.Info(ctx, Section).Result()
+	var no redis.Error
+	if errors.As(err, &no) {
+		return "", nil
+	}
+	return Of(info), err
+}
