@@ -86,8 +86,10 @@ func (h *Handlers) fail(ctx context.Context, j *job, f *tasks.Failure) error {
 func (h *Handlers) leaveTask(ctx context.Context, j *job, r tasks.Result) error {
 	whole := j.raw
 	if whole == nil {
+		task := j.task
+		task.Redis = ""
 		var err error
-		if whole, err = json.Marshal(j.task); err != nil {
+		if whole, err = json.Marshal(task); err != nil {
 			return err
 		}
 	}

@@ -276,5 +276,6 @@ func (c *Client) lost(ctx context.Context, page []Record) ([]Record, error) {
 // Requeue puts an accepted task back into the queue; one that is there already stays
 // as it is.
 func (c *Client) Requeue(ctx context.Context, t Task) error {
+	t.Redis = ""
 	return c.queueAll(ctx, []Task{t})[0]
 }
