@@ -28,6 +28,9 @@ func (j *job) call(ctx context.Context, send func(context.Context) (workersai.Me
 func (h *Handlers) call(ctx context.Context, place *limit.Place, riders []*job, send func(context.Context) (workersai.Meta, error)) (workersai.Meta, error) {
 	err := h.stopped(riders[0].task.Model)
 	if err == nil {
+		err = h.storable(ctx)
+	}
+	if err == nil {
 		err = h.count(ctx, riders)
 	}
 	if err != nil {

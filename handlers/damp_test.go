@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -58,36 +60,77 @@ func trouble(t *testing.T, admin *redis.Client) (refused, connections int) {
 	return refused, connections
 }
 
+// illness is how a Redis falls ill, and is cured.
+type illness struct {
+	settings   []string // that it is started with
+	fall, heal func(*testing.T, *realtest.Server, *redis.Client)
+}
+
+var illnesses = map[string]illness{
+	"OOM":      {fall: command("CONFIG", "SET", "maxmemory", "1"), heal: command("CONFIG", "SET", "maxmemory", "0")},
+	"READONLY": {fall: command("REPLICAOF", "127.0.0.1", "1"), heal: command("REPLICAOF", "NO", "ONE")},
+	"WRONGPASS": {
+		fall: both(command("ACL", "SETUSER", "worker", "resetpass", ">other"), command("CLIENT", "KILL", "USER", "worker")),
+		heal: command("ACL", "SETUSER", "worker", "resetpass", ">secret"),
+	},
+	"NOPERM":  {fall: command("ACL", "SETUSER", "worker", "-evalsha", "-eval"), heal: command("ACL", "SETUSER", "worker", "+evalsha", "+eval")},
+	"MISCONF": {[]string{"--save", "3600 1", "--stop-writes-on-bgsave-error", "yes"}, unsaved, saved},
+	"LOADING": {fall: restartedSlowly, heal: command("CONFIG", "SET", "key-load-delay", "0")},
+}
+
+func command(args ...any) func(*testing.T, *realtest.Server, *redis.Client) {
+	return func(t *testing.T, _ *realtest.Server, admin *redis.Client) {
+		require.NoError(t, admin.Do(t.Context(), args...).Err())
+	}
+}
+
+func both(one, other func(*testing.T, *realtest.Server, *redis.Client)) func(*testing.T, *realtest.Server, *redis.Client) {
+	return func(t *testing.T, server *realtest.Server, admin *redis.Client) {
+		one(t, server, admin)
+		other(t, server, admin)
+	}
+}
+
+// unsaved puts a folder where the snapshot is to be, so that saving fails, for root too.
+func unsaved(t *testing.T, server *realtest.Server, admin *redis.Client) {
+	require.NoError(t, os.Mkdir(filepath.Join(server.Dir, "dump.rdb"), 0o700))
+	save(t, admin, "err")
+}
+
+func saved(t *testing.T, server *realtest.Server, admin *redis.Client) {
+	require.NoError(t, os.Remove(filepath.Join(server.Dir, "dump.rdb")))
+	save(t, admin, "ok")
+}
+
+// save has a snapshot written, and waits until that has ended in a way.
+func save(t *testing.T, admin *redis.Client, want string) {
+	require.Eventually(t, func() bool {
+		_ = admin.BgSave(t.Context()).Err() // refused while another one runs
+		return admin.InfoMap(t.Context(), "persistence").Val()["Persistence"]["rdb_last_bgsave_status"] == want
+	}, 30*time.Second, 100*time.Millisecond)
+}
+
+// restartedSlowly kills the server and starts it on so many keys that it would load
+// them for half a minute.
+func restartedSlowly(t *testing.T, server *realtest.Server, admin *redis.Client) {
+	require.NoError(t, admin.Eval(t.Context(), `for i = 1, 150000 do redis.call("SET", "weight:" .. i, i) end return 1`, nil).Err())
+	server.Kill()
+	server.Start("--key-load-delay", "100")
+	require.Eventually(t, func() bool {
+		return admin.InfoMap(t.Context(), "persistence").Val()["Persistence"]["loading"] == "1"
+	}, 30*time.Second, 20*time.Millisecond)
+}
+
 // A sick Redis is left in peace, said once, and used again when it is well.
 func TestARedisThatRefusesIsNotAskedWithoutPause(t *testing.T) {
 	t.Parallel()
-	command := func(args ...any) func(*testing.T, *redis.Client) {
-		return func(t *testing.T, admin *redis.Client) { require.NoError(t, admin.Do(t.Context(), args...).Err()) }
-	}
-	all := func(steps ...func(*testing.T, *redis.Client)) func(*testing.T, *redis.Client) {
-		return func(t *testing.T, admin *redis.Client) {
-			for _, s := range steps {
-				s(t, admin)
-			}
-		}
-	}
-	for name, story := range map[string]struct {
-		fall, heal func(*testing.T, *redis.Client)
-	}{
-		"OOM":      {command("CONFIG", "SET", "maxmemory", "1"), command("CONFIG", "SET", "maxmemory", "0")},
-		"READONLY": {command("REPLICAOF", "127.0.0.1", "1"), command("REPLICAOF", "NO", "ONE")},
-		"WRONGPASS": {
-			all(command("ACL", "SETUSER", "worker", "resetpass", ">other"), command("CLIENT", "KILL", "USER", "worker")),
-			command("ACL", "SETUSER", "worker", "resetpass", ">secret"),
-		},
-		"NOPERM": {command("ACL", "SETUSER", "worker", "-evalsha", "-eval"), command("ACL", "SETUSER", "worker", "+evalsha", "+eval")},
-	} {
+	for name, story := range illnesses {
 		t.Run(name, func(t *testing.T) {
-			server := realtest.Redis(t)
+			// The user is in the settings, since a restart forgets what ACL SETUSER made.
+			server := realtest.Redis(t, append([]string{"--user", "worker", "on", ">secret", "allkeys", "allchannels", "+@all"}, story.settings...)...)
 			admin := redis.NewClient(&redis.Options{Addr: server.Addr})
 			defer admin.Close()
 			require.NoError(t, admin.ConfigSet(t.Context(), "replica-serve-stale-data", "yes").Err())
-			require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "worker", "on", ">secret", "allkeys", "allchannels", "+@all").Err())
 			client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "worker", Password: "secret"})
 			defer client.Close()
 			var log lines
@@ -112,7 +155,7 @@ func TestARedisThatRefusesIsNotAskedWithoutPause(t *testing.T) {
 			}
 			through()
 
-			story.fall(t, admin)
+			story.fall(t, server, admin)
 			before, _ := trouble(t, admin)
 			require.Eventually(t, func() bool { n, _ := trouble(t, admin); return n > before }, 30*time.Second, 20*time.Millisecond)
 			// The first refusals come fast; then the server's own clock and counts say
@@ -122,13 +165,14 @@ func TestARedisThatRefusesIsNotAskedWithoutPause(t *testing.T) {
 			settle(t, admin, 3*time.Second)
 			refusedLater, connectionsLater := trouble(t, admin)
 			// Without the protection it is thousands a second. A command in a script that is
-			// refused counts twice, and the client tries READONLY four times.
+			// refused counts twice, and the client tries READONLY and LOADING four times.
 			require.Less(t, refusedLater-refused, 400, "refused commands in three seconds")
 			require.Less(t, connectionsLater-connections, 400, "logins in three seconds")
 
-			story.heal(t, admin)
+			story.heal(t, server, admin)
 			through()
 			require.Equal(t, 1, strings.Count(log.String(), "redis refuses"), log.String())
+			require.Contains(t, log.String(), "answer="+name)
 			require.Equal(t, 1, strings.Count(log.String(), "redis is well again"), log.String())
 			require.NotContains(t, log.String(), "secret")
 			t.Log(fmt.Sprint(name, ": ", refusedLater-refused, " refused commands and ", connectionsLater-connections, " connections in 3 s"))

@@ -15,6 +15,7 @@ const (
 	guardCount       guard = "count"        // a call that cannot be counted is not sent
 	guardFence       guard = "fence"        // a process sends no call for a task that was taken from it
 	guardHold        guard = "hold"         // a paid answer is held while the bucket does not take it
+	guardStorable    guard = "storable"     // no call is sent while the bucket could not take its result
 	guardAnswer      guard = "answer"       // a paid answer that is stored is not paid for again
 	guardClean       guard = "clean"        // the queue is told clean text only
 	guardRecover     guard = "recover"      // a panic ends its task, not the worker
@@ -36,7 +37,8 @@ const (
 )
 
 var guards = []guard{
-	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardLineage, guardCount, guardFence, guardHold, guardAnswer, guardClean,
+	guardResultFirst, guardCreateOnly, guardDetached, guardOneRun, guardHolder, guardLineage, guardCount, guardFence, guardHold, guardStorable,
+	guardAnswer, guardClean,
 	guardRecover, guardDrain, guardLinger, guardCancel, guardDeadline, guardPoison, guardAlone, guardLeases, guardStranded, guardCorrupt,
 	guardExpired, guardArchived, guardPending, guardPark, guardSplit, guardDamp,
 }

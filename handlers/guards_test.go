@@ -30,6 +30,7 @@ var twins = map[string]string{
 	"count":        "TestACallThatCannotBeCountedIsNotSent",
 	"fence":        "TestAWorkerThatWasAwaySendsNoCallForATaskThatWasTakenFromIt",
 	"hold":         "TestABucketThatIsAwayForAWhileCostsNoSecondCall",
+	"storable":     "TestABucketWithoutCreateOnlyWritesCostsNoCall",
 	"answer":       "TestAPaidPictureIsNotPaidForAgain",
 	"clean":        "TestABrokenByteInAnErrorDoesNotKeepItsTask",
 	"recover":      "TestAPanicInAGoroutineOfAHandlerEndsItsTaskAlone",

@@ -92,6 +92,8 @@ type Handlers struct {
 	running  sync.Map        // *job by id: the tasks that this process is at
 	held     atomic.Int64    // how many these are
 	runs     sync.WaitGroup  // goes on when the queue has given up waiting for a task
+	tried    atomic.Bool     // the bucket has answered a create-only write
+	said     sync.Once       // that it never will
 	presence *presence
 	room     room
 	carpool  carpool

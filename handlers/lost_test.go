@@ -36,12 +36,13 @@ type wire struct {
 
 // servers are what the wires of a test share.
 type servers struct {
-	redis, bucket *realtest.Server
-	database      chan int
+	redis    *realtest.Server
+	bucket   string // its address
+	database chan int
 }
 
 func newServers(t *testing.T) *servers {
-	s := &servers{realtest.Redis(t), realtest.S3Server(t), make(chan int, 16)}
+	s := &servers{realtest.Redis(t), realtest.S3Server(t).Addr, make(chan int, 16)}
 	for i := range cap(s.database) {
 		s.database <- i
 	}
@@ -49,7 +50,7 @@ func newServers(t *testing.T) *servers {
 }
 
 func (s *servers) wire(t *testing.T, prefix string) *wire {
-	w := &wire{t: t, redis: realtest.NewTap(t, s.redis.Addr), bucket: realtest.NewTap(t, s.bucket.Addr)}
+	w := &wire{t: t, redis: realtest.NewTap(t, s.redis.Addr), bucket: realtest.NewTap(t, s.bucket)}
 	database := <-s.database
 	w.direct = redis.NewClient(&redis.Options{Addr: s.redis.Addr, DB: database})
 	require.NoError(t, w.direct.FlushDB(t.Context()).Err())
@@ -71,6 +72,7 @@ func (s *servers) wire(t *testing.T, prefix string) *wire {
 		Log: slog.New(slog.DiscardHandler),
 	}
 	w.cfg.Gate = limit.New(limit.Config{Redis: tapped, Pace: catalogued, Log: w.cfg.Log})
+	w.cfg = w.cfg.Without(switchedOff()...)
 	return w
 }
 

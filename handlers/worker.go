@@ -33,10 +33,14 @@ func NewWorker(cfg Config) (*Worker, error) {
 }
 
 // Run works until ctx ends, then starts no new call, lets the running ones finish and
-// be stored, and returns nil. One server per kind and lane: no other kind and no bulk
-// task can take the slots of interactive work.
+// be stored, and returns nil. It does not start on a bucket that takes no create-only
+// writes, and says so with errors.ErrUnsupported. One server per kind and lane: no
+// other kind and no bulk task can take the slots of interactive work.
 func (w *Worker) Run(ctx context.Context) error {
 	h := newHandlers(w.cfg, ctx)
+	if err := h.storableAtAll(ctx); err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
 	w.quiet.stopWith(ctx)
 	defer h.present(ctx)()
 	var servers []*asynq.Server

@@ -36,7 +36,8 @@ type Store interface {
 	// Put stores body under key, replacing what was there.
 	Put(ctx context.Context, key string, body io.Reader, contentType string) error
 	// Create is Put that fails with ErrExists when the key is taken. Of concurrent
-	// creators exactly one wins.
+	// creators exactly one wins. It fails with errors.ErrUnsupported where the service
+	// has no such write.
 	Create(ctx context.Context, key string, body io.Reader, contentType string) error
 	// Get opens an object; the caller closes it. ErrNotFound when there is none.
 	Get(ctx context.Context, key string) (io.ReadCloser, error)

@@ -182,6 +182,8 @@ func (c *Client) recordOnce(ctx context.Context, t *Task) (bool, error) {
 	switch {
 	case errors.Is(err, storage.ErrExists):
 		return c.joinTwin(ctx, t)
+	case errors.Is(err, errors.ErrUnsupported):
+		return false, fmt.Errorf("write the pending record: %w", err)
 	case err != nil:
 		return false, fmt.Errorf("%w: write the pending record: %w", ErrUnknownOutcome, err)
 	}

@@ -12,7 +12,6 @@ import (
 	"mime/multipart"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
@@ -135,17 +134,8 @@ func openImage(resp *http.Response, body []byte) (*Image, error) {
 	} else if picture.ContentType != "image/webp" {
 		return nil, badAnswer(resp, "the picture is damaged")
 	}
+	if !wholeImage(picture.ContentType, data) {
+		return nil, badAnswer(resp, "the picture is not whole")
+	}
 	return picture, nil
-}
-
-// sniffImage tells the format by the first bytes; declared types are not kept to.
-func sniffImage(data []byte) string {
-	switch t := http.DetectContentType(data); t {
-	case "image/png", "image/jpeg", "image/webp":
-		return t
-	}
-	if strings.HasPrefix(string(data), "\xFF\xD8\xFF") {
-		return "image/jpeg"
-	}
-	return ""
 }

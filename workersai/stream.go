@@ -10,18 +10,23 @@ import (
 )
 
 // readStream takes in server-sent events up to [DONE]. A stream that ends without it
-// and without a finish reason was cut off.
+// and without a finish reason was cut off, and one that has nothing before it is none.
 func (c *collector) readStream(resp *http.Response) error {
 	lines := bufio.NewReader(io.LimitReader(resp.Body, bodyLimit))
-	for {
+	for frames := 0; ; {
 		line, err := readLine(lines)
 		if data, ok := bytes.CutPrefix(line, []byte("data:")); ok {
 			data = bytes.TrimSpace(data)
-			if string(data) == "[DONE]" {
+			switch {
+			case string(data) == "[DONE]" && frames == 0:
+				return badAnswer(resp, "the stream holds no answer")
+			case string(data) == "[DONE]":
 				return nil
-			}
-			if err := c.frame(resp, data); err != nil && len(data) > 0 {
-				return err
+			case len(data) > 0:
+				if err := c.frame(resp, data); err != nil {
+					return err
+				}
+				frames++
 			}
 		}
 		if err == nil {

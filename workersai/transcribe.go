@@ -47,7 +47,8 @@ type Word struct {
 }
 
 // Transcribe sends the recording as the model wants it: as the body, or as base64 in
-// JSON, encoded while it is sent.
+// JSON, encoded while it is sent. An answer without a text is an error: silence has an
+// empty one.
 func (c *Client) Transcribe(ctx context.Context, model string, in TranscribeInput) (*Transcript, Meta, error) {
 	row, _ := catalogue.Find(model)
 	r := request{model: model, body: in.Audio, size: in.Size, contentType: in.ContentType}
@@ -62,6 +63,9 @@ func (c *Client) Transcribe(ctx context.Context, model string, in TranscribeInpu
 	meta, err := c.askRequest(ctx, r, &answer)
 	if err != nil {
 		return nil, meta, err
+	}
+	if answer.Text == nil && len(answer.Results.Channels) == 0 {
+		return nil, meta, unusable(meta, "the answer holds no transcript")
 	}
 	t := answer.transcript()
 	meta.estimate(row.AudioNeurons(t.Duration))
@@ -113,9 +117,9 @@ func base64Body(in TranscribeInput) (io.Reader, int64, error) {
 
 // heard holds the answers of all speech models; each fills its own part.
 type heard struct {
-	Text     string `json:"text"`
-	Words    []Word `json:"words"`
-	VTT      string `json:"vtt"`
+	Text     *string `json:"text"` // "" where nothing is said
+	Words    []Word  `json:"words"`
+	VTT      string  `json:"vtt"`
 	Segments []struct {
 		Segment
 		Words []Word `json:"words"`
@@ -136,7 +140,10 @@ type heard struct {
 }
 
 func (h heard) transcript() *Transcript {
-	t := &Transcript{Text: h.Text, Language: h.Info.Language, Duration: h.Info.Duration, Words: h.Words, VTT: h.VTT}
+	t := &Transcript{Language: h.Info.Language, Duration: h.Info.Duration, Words: h.Words, VTT: h.VTT}
+	if h.Text != nil {
+		t.Text = *h.Text
+	}
 	for _, s := range h.Segments {
 		t.Segments = append(t.Segments, s.Segment)
 		t.Words = append(t.Words, s.Words...)

@@ -41,7 +41,7 @@ func (c *demoCmd) Run(g *globals) error {
 	}
 	defer stack.Close()
 	fmt.Fprintf(g.stderr, "redis: %s\nbucket: %s\n", stack.Redis.Description, stack.Bucket)
-	stop, err := startWorker(g, stack)
+	stop, err := startWorker(g, stack, func(err error) { g.log.Error("the worker stopped", "error", err) })
 	if err != nil {
 		return err
 	}

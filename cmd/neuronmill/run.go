@@ -63,11 +63,15 @@ func (c kindCmd[F, C]) runAll(g *globals, asJSON bool) error {
 		return app.Usage(err)
 	}
 	defer stack.Close()
-	stopWorker, err := c.bringWorker(g, stack)
+	ctx, fail := context.WithCancelCause(g.ctx)
+	defer fail(nil)
+	stopWorker, err := c.bringWorker(g, stack, fail)
 	if err != nil {
 		return err
 	}
 	defer stopWorker()
+	outer, inner := g.ctx, *g
+	inner.ctx, g = ctx, &inner
 
 	bar := newProgress(g.stderr, "done", c.total(g))
 	defer bar.stop()
@@ -98,14 +102,17 @@ func (c kindCmd[F, C]) runAll(g *globals, asJSON bool) error {
 	if c.several() {
 		fmt.Fprintf(g.stderr, "%d completed, %d failed, %d refused, %d unfinished\n", tally.done, tally.failed, tally.refused, tally.open)
 	}
-	if g.ctx.Err() != nil {
+	if outer.Err() != nil {
 		return tally.verdict(errors.New("interrupted: unfinished tasks stay in the queue; neuronmill task wait ID waits for one"))
+	}
+	if why := context.Cause(ctx); why != nil {
+		return tally.verdict(why)
 	}
 	return tally.verdict(nil)
 }
 
 // bringWorker starts a worker when the stack is this machine's own.
-func (c kindCmd[F, C]) bringWorker(g *globals, stack *app.Stack) (stop func(), err error) {
+func (c kindCmd[F, C]) bringWorker(g *globals, stack *app.Stack, fail func(error)) (stop func(), err error) {
 	if !strings.HasPrefix(g.settings.RedisURL, "embedded:") {
 		return func() {}, nil
 	}
@@ -113,11 +120,12 @@ func (c kindCmd[F, C]) bringWorker(g *globals, stack *app.Stack) (stop func(), e
 	if g.settings.LogLevel == "info" {
 		quiet.log = app.Logger(g.stderr, "warn") // the results tell the rest
 	}
-	return startWorker(&quiet, stack)
+	return startWorker(&quiet, stack, fail)
 }
 
-// startWorker runs a worker of all kinds beside a command; stop waits for its end.
-func startWorker(g *globals, stack *app.Stack) (stop func(), err error) {
+// startWorker runs a worker of all kinds beside a command; stop waits for its end. fail
+// is told when it ends before that: nobody does the tasks then.
+func startWorker(g *globals, stack *app.Stack, fail func(error)) (stop func(), err error) {
 	ai, note := app.OpenAI(g.settings)
 	if note != "" {
 		fmt.Fprintln(g.stderr, note)
@@ -128,7 +136,14 @@ func startWorker(g *globals, stack *app.Stack) (stop func(), err error) {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(g.ctx))
 	done := make(chan error, 1)
-	go func() { done <- worker.Run(ctx) }()
+	go func() {
+		err := worker.Run(ctx)
+		if err != nil && ctx.Err() == nil {
+			fail(err)
+			err = nil // it is told
+		}
+		done <- err
+	}()
 	return func() {
 		cancel()
 		if err := <-done; err != nil {

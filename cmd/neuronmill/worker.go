@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -74,5 +75,9 @@ func serve(g *globals, o app.WorkerOptions, what string) error {
 		return err
 	}
 	fmt.Fprintf(g.stderr, "%s runs: redis %s; bucket %s; Ctrl-C stops it, a second one at once\n", what, stack.Redis.Description, stack.Bucket)
-	return worker.Run(g.ctx)
+	err = worker.Run(g.ctx)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return app.Usage(err)
+	}
+	return err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -21,4 +22,17 @@ func TestAWorkerWhoseClockIsOffDoesNotStart(t *testing.T) {
 		require.Equal(t, app.ExitUsage, code, stderr.String())
 		require.Contains(t, stderr.String(), "off that of redis")
 	}
+}
+
+func TestAWorkerDoesNotStartOnABucketWithoutCreateOnlyWrites(t *testing.T) {
+	door := realtest.NewDoor(t, realtest.S3Server(t).Addr)
+	door.Set(realtest.Uncreatable)
+	t.Setenv("PATH", t.TempDir())
+	url := "s3://" + realtest.Bucket + "?region=us-east-1&path_style=true&endpoint=http://" + door.Addr
+	code, _, stderr := command(t.Context(), t, strings.NewReader(""), "worker", "--store-url", url)
+	require.Equal(t, app.ExitUsage, code, stderr)
+	require.Contains(t, stderr, "takes no create-only writes (If-None-Match: *), which results need: use a service that does")
+	code, _, stderr = command(t.Context(), t, strings.NewReader(""), "run", "text", "hi", "--store-url", url)
+	require.NotZero(t, code)
+	require.Contains(t, stderr, "takes no create-only writes")
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -51,10 +52,10 @@ func (s *Server) Kill() {
 	_ = s.cmd.Wait()
 }
 
-// Start starts it again on its data.
-func (s *Server) Start() {
+// Start starts it again on its data, with further arguments if there are any.
+func (s *Server) Start(further ...string) {
 	s.t.Helper()
-	s.cmd = exec.Command(s.program, s.args...)
+	s.cmd = exec.Command(s.program, slices.Concat(s.args, further)...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.logs, &s.logs
 	require.NoError(s.t, s.cmd.Start())
 	WaitTCP(s.t, s.Addr)

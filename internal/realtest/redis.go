@@ -12,10 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Redis starts an empty redis-server or valkey-server, with an append-only file.
-func Redis(t *testing.T) *Server {
+// Redis starts an empty redis-server or valkey-server, with an append-only file and
+// whatever settings are given.
+func Redis(t *testing.T, settings ...string) *Server {
 	t.Helper()
-	return redisServer(t, FreeAddr(t), "--appendonly", "yes", "--save", "")
+	return redisServer(t, FreeAddr(t), append([]string{"--appendonly", "yes", "--save", ""}, settings...)...)
 }
 
 func redisServer(t *testing.T, addr string, args ...string) *Server {

@@ -108,6 +108,9 @@ func (s *Store) write(ctx context.Context, key string, body io.Reader, contentTy
 	if once && taken(err) {
 		return w.ours(ctx, err)
 	}
+	if once && status(err) == http.StatusNotImplemented {
+		return fmt.Errorf("create %s: the bucket takes no create-only writes (If-None-Match: *), which results need: use a service that does: %w", key, errors.ErrUnsupported)
+	}
 	return s.explain("put", key, err)
 }
 

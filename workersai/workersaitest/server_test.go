@@ -83,23 +83,6 @@ func TestFaultsHitTheCallsTheyAreMeantFor(t *testing.T) {
 	}
 }
 
-func TestAnAnswerCutAtAnyByteIsNeverTakenForWhole(t *testing.T) {
-	emulator := workersaitest.New(workersaitest.Options{NoLimits: true})
-	client := emulator.Client()
-	translate := func() ([]string, error) {
-		out, _, err := client.Translate(t.Context(), "@cf/meta/m2m100-1.2b", workersai.TranslateInput{Texts: []string{"hello"}, Target: "es"})
-		return out, err
-	}
-	for n := range 80 {
-		emulator.Reset()
-		emulator.Fault(workersaitest.Fault{Cut: true, CutAt: n})
-		_, err := translate()
-		var api *workersai.Error
-		require.ErrorAs(t, err, &api, "cut at %d", n)
-		require.Equal(t, workersai.Transient, api.Class())
-	}
-}
-
 func TestTheLogIsServedToOtherProcesses(t *testing.T) {
 	emulator := workersaitest.New(workersaitest.Options{})
 	require.NoError(t, ask(t.Context(), emulator.Client()))
