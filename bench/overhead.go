@@ -44,7 +44,7 @@ func measureOverhead(l *lab) (figures, error) {
 	if l.quick {
 		f.Tasks, f.Rounds = 2000, 1
 	}
-	ways := []string{bareAsynq, storedAsynq, ours, oursRecorded, oursRiding, folderAsynq, oursFolder}
+	ways := []string{storedAsynq, ours}
 	rounds := map[string][]cost{}
 	for range f.Rounds {
 		for _, way := range ways {
@@ -60,7 +60,7 @@ func measureOverhead(l *lab) (figures, error) {
 		f.Costs = append(f.Costs, middleOf(rounds[way]))
 	}
 	f.Ratio = ratio(rounds[ours], rounds[storedAsynq])
-	f.Folder = ratio(rounds[oursFolder], rounds[folderAsynq])
+	
 	return f, nil
 }
 

@@ -63,7 +63,7 @@ func (h *Handlers) storeAnswer(ctx context.Context, j *job, part int, a answer) 
 // storedAnswer finds an answer that was paid for in an earlier run; nil when there is
 // none, or it is of another model or task.
 func (h *Handlers) storedAnswer(ctx context.Context, j *job, part int) (*answer, error) {
-	if !h.cfg.on(guardAnswer) {
+	if !h.cfg.on(guardAnswer) || j.fresh {
 		return nil, nil
 	}
 	body, err := h.cfg.Store.Get(ctx, j.answerKey(part))

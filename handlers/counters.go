@@ -62,10 +62,51 @@ redis.call("HINCRBY", KEYS[1], "calls", 1)
 if ARGV[2] == "1" then redis.call("HINCRBY", KEYS[1], "attempts", 1) end
 return 1`)
 
+// countFirst takes a task and counts its first call, unless anything was ever done for
+// it or a person has cancelled it.
+var countFirst = redis.NewScript(`
+local had = redis.call("HMGET", KEYS[1], "holder", "ended", "cancelled", "crashes", "calls")
+if had[1] and had[1] ~= ARGV[1] or had[2] or had[3] or had[4] or (had[5] or "0") ~= "0" then return 0 end
+redis.call("HSET", KEYS[1], "holder", ARGV[1], "calls", 1, "attempts", 1)
+redis.call("EXPIREAT", KEYS[1], ARGV[2])
+return 1`)
+
+// errKnown: something was done for a task that was taken for new.
+var errKnown = errors.New("the task is not new")
+
+// countNew counts the call of a task that nobody holds, as its first.
+func (h *Handlers) countNew(ctx context.Context, j *job) error {
+	j.inBody.Store(true)
+	n, err := countFirst.Run(ctx, h.cfg.Redis, []string{tasks.LiveKey(j.task.ID)}, h.presence.me, j.task.Deadline.Add(tasks.LiveTTL).Unix()).Int()
+	switch {
+	case err != nil && h.cfg.on(guardCount):
+		j.inBody.Store(false)
+		return fmt.Errorf("count the first call: %w", err)
+	case err == nil && n == 0 && h.cfg.on(guardFence):
+		j.inBody.Store(false)
+		return errKnown
+	}
+	j.held = true
+	j.started()
+	return nil
+}
+
+// started notes a call of this run; the first one makes it an attempt.
+func (j *job) started() {
+	j.counts.calls++
+	if j.startedAt.IsZero() {
+		j.startedAt = time.Now()
+		j.counts.attempts++
+	}
+}
+
 // count writes down that a call is about to be sent for these tasks. A call that cannot
 // be counted is not sent, else a sick Redis would make it free to try for ever; nor is
 // one with a task in it that another process is at.
 func (h *Handlers) count(ctx context.Context, riders []*job) error {
+	if len(riders) == 1 && !riders[0].held && riders[0].startedAt.IsZero() {
+		return h.countNew(ctx, riders[0])
+	}
 	pipe := h.cfg.Redis.Pipeline()
 	replies := make([]*redis.Cmd, len(riders))
 	args := func(j *job) ([]string, []any) {
@@ -96,11 +137,7 @@ func (h *Handlers) count(ctx context.Context, riders []*job) error {
 		return errHeld()
 	}
 	for _, j := range riders {
-		j.counts.calls++
-		if j.startedAt.IsZero() {
-			j.startedAt = time.Now()
-			j.counts.attempts++
-		}
+		j.started()
 	}
 	return nil
 }

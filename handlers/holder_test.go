@@ -18,27 +18,33 @@ import (
 // TestATaskThatAnotherProcessHasTakenMeanwhileIsNotCalledFor is what a Redis leads to
 // that lost its last moments: a task whose worker waits at the gate is given out again.
 func TestATaskThatAnotherProcessHasTakenMeanwhileIsNotCalledFor(t *testing.T) {
-	alone(t, func(t *testing.T, r *rig) {
-		r.cfg.Gate = limit.New(limit.Config{
-			Redis: r.redis, Pace: func(string, string) limit.Pace { return limit.Pace{PerMinute: 20, Source: "settings"} }, Log: r.cfg.Log,
-		})
-		first := r.enqueue(tasks.Text{Prompt: "first"})
-		r.work()
-		r.wait(first)
-		id := r.enqueue(tasks.Text{Prompt: "second"})
-		time.Sleep(time.Second)
-		holder, err := r.redis.HGet(t.Context(), tasks.LiveKey(id), "holder").Result()
-		require.NoError(t, err)
-		require.NotEmpty(t, holder, "it waits for its turn")
-		require.NoError(t, r.redis.HSet(t.Context(), tasks.LiveKey(id), "holder", "other").Err())
-		require.NoError(t, r.redis.Set(t.Context(), "neuronmill:worker:other", 1, time.Minute).Err())
-		time.Sleep(50 * time.Second)
-		require.Len(t, r.ai.Requests(), 1, "the other one is at it")
-		result := r.wait(id)
-		require.Equal(t, tasks.Completed, result.Status)
-		require.Equal(t, 1, result.Usage.Calls)
-		require.Len(t, r.ai.Requests(), 2)
+	t.Parallel()
+	for name, payload := range map[string]tasks.Payload{
+		"taken when its call is counted": tasks.Text{Prompt: "hi"},
+		"taken before it waits":          tasks.Image{Prompt: "hi"},
+	} {
+		t.Run(name, func(t *testing.T) { alone(t, func(t *testing.T, r *rig) { takenMeanwhile(t, r, payload) }) })
+	}
+}
+
+func takenMeanwhile(t *testing.T, r *rig, payload tasks.Payload) {
+	r.cfg.Gate = limit.New(limit.Config{
+		Redis: r.redis, Pace: func(string, string) limit.Pace { return limit.Pace{PerMinute: 20, Source: "settings"} }, Log: r.cfg.Log,
 	})
+	first := r.enqueue(payload)
+	r.work()
+	r.wait(first)
+	id := r.enqueue(payload)
+	time.Sleep(time.Second)
+	require.Len(t, r.ai.Requests(), 1, "it waits for its turn")
+	require.NoError(t, r.redis.HSet(t.Context(), tasks.LiveKey(id), "holder", "other").Err())
+	require.NoError(t, r.redis.Set(t.Context(), "neuronmill:worker:other", 1, time.Minute).Err())
+	time.Sleep(50 * time.Second)
+	require.Len(t, r.ai.Requests(), 1, "the other one is at it")
+	result := r.wait(id)
+	require.Equal(t, tasks.Completed, result.Status)
+	require.Equal(t, 1, result.Usage.Calls)
+	require.Len(t, r.ai.Requests(), 2)
 }
 
 // TestWhatADeadWorkerLeftBesideAnEndedTaskGoes covers both ends: a result by another

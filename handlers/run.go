@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/neuronmill/neuronmill/internal/catalogue"
 	"github.com/neuronmill/neuronmill/internal/failpoint"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -20,6 +21,7 @@ type job struct {
 	task      tasks.Task
 	spec      tasks.Spec
 	counts    counters
+	fresh     bool            // no run before this one has sent a call or ended it
 	held      bool            // this process is the task's holder
 	inBody    atomic.Bool     // it may send calls
 	draining  context.Context // ends when the worker stops or the queue takes the task back
@@ -97,18 +99,37 @@ func (h *Handlers) run(ctx context.Context, j *job) error {
 	if err := h.await(ctx, j); err != nil {
 		return err
 	}
-	if !h.recorded(j.task) {
+	j.spec, _ = tasks.SpecOf(j.task.Kind)
+	j.fresh = h.recorded(j.task) // unless its record says otherwise
+	if j.fresh && oneCall(j.task) {
+		if err := h.attempt(ctx, j, h.stay); !errors.Is(err, errKnown) {
+			return err
+		}
+	}
+	if !j.fresh {
 		if err := h.findResult(ctx, j); err != nil || j.over {
 			return err
 		}
 	}
-	j.spec, _ = tasks.SpecOf(j.task.Kind)
-	leave, err := h.enter(ctx, j)
+	return h.attempt(ctx, j, h.enter)
+}
+
+// oneCall reports whether nothing is done for a task before its only call. Such a task
+// is taken when that is counted, in one step, if it turns out that it never ran before.
+func oneCall(t tasks.Task) bool {
+	row, _ := catalogue.Find(t.Model)
+	return t.Kind == tasks.KindText || t.Kind == tasks.KindTranslation && row.Texts <= 1
+}
+
+// attempt does the task in this process, once it may.
+func (h *Handlers) attempt(ctx context.Context, j *job, enter func(context.Context, *job) (leave func(), err error)) error {
+	leave, err := enter(ctx, j)
 	if err != nil {
 		return err
 	}
 	defer leave()
 	if j.counts.calls > 0 || j.counts.ended { // whoever ran it may have stored the result
+		j.fresh = false
 		if err := h.findResult(ctx, j); err != nil || j.over {
 			return err
 		}
@@ -162,6 +183,13 @@ func (h *Handlers) findResult(ctx context.Context, j *job) error {
 		return fmt.Errorf("look for the result: %w", err)
 	}
 	return nil
+}
+
+// stay lets a task wait here that nobody holds yet.
+func (h *Handlers) stay(ctx context.Context, j *job) (leave func(), err error) {
+	waiting, stop := j.turn(ctx)
+	defer stop()
+	return h.room.enter(waiting, 0)
 }
 
 // enter makes this process the task's holder, in the company that suits it.
