@@ -40,11 +40,11 @@ const (
 )
 
 func measureOverhead(l *lab) (figures, error) {
-	f := &overheadFigures{Tasks: 5000, Rounds: 3}
+	f := &overheadFigures{Tasks: 4000, Rounds: 5}
 	if l.quick {
 		f.Tasks, f.Rounds = 2000, 1
 	}
-	ways := []string{storedAsynq, ours}
+	ways := []string{bareAsynq, storedAsynq, ours, oursRecorded, oursRiding, folderAsynq, oursFolder}
 	rounds := map[string][]cost{}
 	for range f.Rounds {
 		for _, way := range ways {
@@ -60,7 +60,7 @@ func measureOverhead(l *lab) (figures, error) {
 		f.Costs = append(f.Costs, middleOf(rounds[way]))
 	}
 	f.Ratio = ratio(rounds[ours], rounds[storedAsynq])
-	
+	f.Folder = ratio(rounds[oursFolder], rounds[folderAsynq])
 	return f, nil
 }
 

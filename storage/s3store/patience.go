@@ -15,6 +15,7 @@ import (
 func patient(d time.Duration) *awshttp.BuildableClient {
 	d = cmp.Or(d, 30*time.Second)
 	return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+		t.MaxIdleConnsPerHost = t.MaxIdleConns // the SDK keeps ten: a busy worker would dial for each write
 		dial := t.DialContext
 		t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := dial(ctx, network, addr)
