@@ -188,6 +188,24 @@ func TestEachPartOfALargeEmbeddingIsPaidForOnce(t *testing.T) {
 	})
 }
 
+// A bucket that goes away between two parts costs neither a second time.
+func TestAPaidPartIsHeldWhileTheBucketIsAway(t *testing.T) {
+	t.Parallel()
+	alone(t, func(t *testing.T, r *rig) {
+		r.cfg.Store = &awayAfter{Store: r.store, long: time.Minute}
+		r.enqueue(tasks.Embedding{Texts: []string{"the client learns which Redis it is"}}, tasks.WithDelay(time.Hour))
+		var texts []string
+		for i := range 250 {
+			texts = append(texts, fmt.Sprint("text ", i))
+		}
+		id := r.enqueue(tasks.Embedding{Texts: texts})
+		require.NoError(t, r.redis.HSet(t.Context(), tasks.LiveKey(id), "calls", 1).Err()) // so that it looks for parts of an earlier run
+		r.work()
+		require.Equal(t, tasks.Completed, r.wait(id).Status)
+		require.Len(t, r.ai.Requests(), 3)
+	})
+}
+
 func TestAStoppingWorkerSendsNoCallAndStoresTheRunningOnes(t *testing.T) {
 	alone(t, func(t *testing.T, r *rig) {
 		r.paced(20)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -39,7 +38,8 @@ func (h *Handlers) embedding(ctx context.Context, j *job, p tasks.Embedding) (*o
 	return &output{result: out}, nil
 }
 
-// onePart is the answer to one of several parts, paid for once.
+// onePart is the answer to one of several parts, paid for once: the next one begins when
+// it is stored.
 func (h *Handlers) onePart(ctx context.Context, j *job, line *line[[]float32], i int, texts []string) ([][]float32, error) {
 	var vectors [][]float32
 	stored, err := h.storedAnswer(ctx, j, i)
@@ -57,10 +57,10 @@ func (h *Handlers) onePart(ctx context.Context, j *job, line *line[[]float32], i
 	if err != nil {
 		return nil, fmt.Errorf("encode the vectors: %w", err)
 	}
-	storing, cancel := context.WithTimeout(ctx, 10*time.Second)
+	storing, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	if err := h.storeAnswer(storing, j, i, answer{Neurons: j.neurons - before, Output: body}); err != nil {
-		h.cfg.Log.Warn("a part's answer is in memory only", "task", j.task.ID, "error", clean(err.Error()))
+		return nil, err
 	}
 	return vectors, nil
 }

@@ -158,6 +158,7 @@ func (s *sim) checkAccepted(o *outcome, results map[string]tasks.Result, sent ma
 	case !ok && o.errand.boxless && s.plan.redisAll: // Redis was all that knew it
 	case !ok:
 		s.violate("%s (%s) was accepted and has no result", o.errand.mark, o.id)
+	case r.Metadata["sim"] != o.errand.mark && o.errand.boxless && s.plan.redisAll && s.otherPayload(o): // and of its key
 	case r.Metadata["sim"] != o.errand.mark:
 		s.violate("%s was accepted, and its result is that of %s", o.errand.mark, r.Metadata["sim"])
 	default:

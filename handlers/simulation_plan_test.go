@@ -269,10 +269,10 @@ func (p *plan) drawFaults(r *rand.Rand, e *errand) {
 			f.Code = 3040
 		case 14:
 			f.Code, f.To = oneOf(r, 5006, 8007), 0
-			e.may = append(e.may[1:], "request_refused")
+			e.refused()
 		case 15:
 			f.Status, f.Body, f.To = http.StatusBadRequest, "\xff\xfe no \xc3", 0
-			e.may = append(e.may[1:], "request_refused")
+			e.refused()
 		case 16:
 			f.Code = 10000
 		}
@@ -281,6 +281,15 @@ func (p *plan) drawFaults(r *rand.Rand, e *errand) {
 			return
 		}
 	}
+}
+
+// refused: every call is. What rides with others may be done all the same, where a fault
+// of theirs comes first and decides what becomes of the call.
+func (e *errand) refused() {
+	if e.payload.Kind() != tasks.KindEmbedding {
+		e.may = e.may[1:]
+	}
+	e.may = append(e.may, "request_refused")
 }
 
 func (p *plan) redisFate(x float64) redistest.Fate {
