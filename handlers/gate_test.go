@@ -126,6 +126,33 @@ func TestABadTextFailsAloneAndNoneIsSentOften(t *testing.T) {
 	})
 }
 
+// A text that breaks each call it is in, as if that would pass, fails alone too.
+func TestATextThatBreaksItsCallsFailsAlone(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]workersaitest.Fault{
+		"a page instead of an answer": {Status: 502, Body: "<html>bad gateway</html>"},
+		"an internal error":           {Code: 8008},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, r *rig) {
+				fault.Kind, fault.Contains = "embedding", "breaks it"
+				r.ai.Fault(fault)
+				bad := r.enqueue(tasks.Embedding{Texts: []string{"breaks it"}})
+				var good []string
+				for i := range 30 {
+					good = append(good, r.enqueue(tasks.Embedding{Texts: []string{fmt.Sprint("text ", i)}}))
+				}
+				r.work()
+				require.NotNil(t, r.wait(bad).Error)
+				for _, id := range good {
+					result := r.wait(id)
+					require.Equal(t, tasks.Completed, result.Status, result.Error)
+				}
+			})
+		})
+	}
+}
+
 func TestTasksWithOtherOptionsDoNotRideTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

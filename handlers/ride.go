@@ -252,7 +252,7 @@ func (l *line[T]) turnAway(ctx context.Context, err error) {
 // carry makes one call for a group and tells each seat how it went.
 func (l *line[T]) carry(ctx context.Context, place *limit.Place, group []*seat[T]) {
 	answers, err := l.call(ctx, place, group)
-	if len(group) > 1 && invalid(err) && l.h.cfg.on(guardSplit) {
+	if len(group) > 1 && ends(group, err) && l.h.cfg.on(guardSplit) {
 		l.split(ctx, group)
 		return
 	}
@@ -265,16 +265,18 @@ func (l *line[T]) carry(ctx context.Context, place *limit.Place, group []*seat[T
 	}
 }
 
-// invalid reports whether the API refused the content of a call.
-func invalid(err error) bool {
-	api, ok := errors.AsType[*workersai.Error](err)
-	return ok && api.Class() == workersai.Permanent
+// ends reports whether one of a group would fail by what its call met. One text can be
+// to blame for that, be it refused as invalid or break the call each time.
+func ends[T any](group []*seat[T], err error) bool {
+	return err != nil && slices.ContainsFunc(group, func(s *seat[T]) bool {
+		return judge(err, s.j.counts, s.j.spec).fail != nil
+	})
 }
 
 // alone is the size up to which a refused group is taken apart wholly.
 const alone = 10
 
-// split sends the parts of a refused group by themselves: as many as the root of its
+// split sends the parts of a group by themselves: as many as the root of its
 // size, then each seat alone. That finds the bad one of a hundred with at most three
 // sendings of each text.
 func (l *line[T]) split(ctx context.Context, group []*seat[T]) {

@@ -96,6 +96,7 @@ func chaos(ctx context.Context, o options) (good bool, err error) {
 	if err := r.storm(ctx); err != nil {
 		return false, err
 	}
+	r.provider.emulator.Heal()
 	healed := time.Now()
 	if err := r.calm(); err != nil {
 		return false, err
