@@ -81,6 +81,7 @@ func (h *Handlers) countNew(ctx context.Context, j *job) error {
 	switch {
 	case err != nil && h.cfg.on(guardCount):
 		j.inBody.Store(false)
+		j.held = true // perhaps: the answer may be what was lost
 		return fmt.Errorf("count the first call: %w", err)
 	case err == nil && n == 0 && h.cfg.on(guardFence):
 		j.inBody.Store(false)

@@ -177,6 +177,7 @@ func (h *Handlers) take(ctx context.Context, j *job) error {
 	for {
 		values, err := takeUp.Run(ctx, h.cfg.Redis, []string{key}, me, j.task.Deadline.Add(tasks.LiveTTL).Unix()).Slice()
 		if err != nil {
+			j.held = true // perhaps: the answer may be what was lost
 			return fmt.Errorf("take the task: %w", err)
 		}
 		holder, _ := values[0].(string)
@@ -228,6 +229,9 @@ const idleAfter = time.Second
 
 // idles marks the task as one that waits, should that take long, until done is called.
 func (h *Handlers) idles(ctx context.Context, j *job) (done func() bool) {
+	if !j.held {
+		return func() bool { return true }
+	}
 	id, calls := j.task.ID, j.counts.calls
 	return time.AfterFunc(idleAfter, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
