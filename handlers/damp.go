@@ -23,6 +23,7 @@ type damper struct {
 	mu       sync.Mutex
 	stopping context.Context // when it ends, nobody is kept waiting any more
 	refused  int             // in a row
+	last     time.Time       // of these
 	until    time.Time       // no new connection before it
 }
 
@@ -64,17 +65,23 @@ func (d *damper) sick() bool {
 	return d.refused > 0
 }
 
-// note takes in how a command went, and says how long to be quiet.
+// well takes in that a command went well. One that began before the last refusal says
+// nothing new.
+func (d *damper) well(began time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refused == 0 || began.Before(d.last) {
+		return
+	}
+	d.log.Info("redis is well again")
+	d.refused, d.until = 0, time.Time{}
+}
+
+// note takes in a refusal, and says how long to be quiet.
 func (d *damper) note(word string) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if word == "" {
-		if d.refused > 0 {
-			d.log.Info("redis is well again")
-		}
-		d.refused, d.until = 0, time.Time{}
-		return 0
-	}
+	d.last = time.Now()
 	if d.refused == 0 {
 		d.log.Error("redis refuses: the worker waits until it is well", "answer", word, "why", refusals[word])
 	}
@@ -121,6 +128,7 @@ func (d *damper) DialHook(next redis.DialHook) redis.DialHook {
 // ProcessHook looks at takes, and at refused logins of whatever command met them.
 func (d *damper) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		began := time.Now()
 		err := next(ctx, cmd)
 		word := refusal(err)
 		switch {
@@ -129,7 +137,7 @@ func (d *damper) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			cmd.SetErr(redis.Nil) // an empty queue: asked again later, and not logged each time
 			return redis.Nil
 		case isTake(cmd) && (err == nil || errors.Is(err, redis.Nil)):
-			d.note("")
+			d.well(began)
 		case refusals[word] == login:
 			d.note(word)
 		}
