@@ -100,7 +100,7 @@ func (s *scissors) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = &measured{ReadCloser: resp.Body, s: s}
 		return resp, nil
 	}
-	var body io.Reader = io.LimitReader(resp.Body, int64(at))
+	body := io.LimitReader(resp.Body, int64(at))
 	if end != nil {
 		body = io.MultiReader(body, iotest.ErrReader(end))
 	}

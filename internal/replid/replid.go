@@ -51,8 +51,7 @@ func Ask(ctx context.Context, r redis.UniversalClient) (string, error) {
 
 func ask(ctx context.Context, r redis.Cmdable) (string, error) {
 	info, err := r.Info(ctx, Section).Result()
-	var no redis.Error
-	if errors.As(err, &no) {
+	if _, no := errors.AsType[redis.Error](err); no {
 		return "", nil
 	}
 	return Of(info), err
