@@ -126,6 +126,9 @@ func (p *presence) await(ctx context.Context, t tasks.Task) error {
 	p.mu.Lock()
 	since, broken := p.since, p.broken
 	p.mu.Unlock()
+	if since.IsZero() {
+		since = time.Now() // no beat has arrived yet
+	}
 	if p.lineage.lost(t) || broken && !t.CreatedAt.After(since) {
 		return wait(ctx, time.Until(since.Add(settling)))
 	}

@@ -19,7 +19,7 @@ type Worker struct {
 	quiet *damper
 }
 
-// NewWorker makes a worker; Run starts it. It adds a hook to the Redis client.
+// NewWorker makes a worker; Run starts it. Each adds a hook to the Redis client.
 func NewWorker(cfg Config) (*Worker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)

@@ -135,19 +135,42 @@ func TestAKeyWhoseTaskEndsMeanwhileStaysThatTasks(t *testing.T) {
 	require.ErrorIs(t, err, storage.ErrNotFound, "nothing is pending")
 }
 
-// endsMeanwhile is a store in which something happens just before a record is created.
+// endsMeanwhile is a store in which something happens just before a record is created
+// or read.
 type endsMeanwhile struct {
 	storage.Store
 	ends func()
 }
 
-func (s *endsMeanwhile) Create(ctx context.Context, key string, body io.Reader, contentType string) error {
+func (s *endsMeanwhile) happen() {
 	if s.ends != nil {
 		ends := s.ends
 		s.ends = nil
 		ends()
 	}
+}
+
+func (s *endsMeanwhile) Create(ctx context.Context, key string, body io.Reader, contentType string) error {
+	s.happen()
 	return s.Store.Create(ctx, key, body, contentType)
+}
+
+func (s *endsMeanwhile) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	if strings.Contains(key, "/pending/") {
+		s.happen()
+	}
+	return s.Store.Get(ctx, key)
+}
+
+func TestATaskThatEndsBetweenTwoLooksIsFound(t *testing.T) {
+	store := storage.NewMemory()
+	client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: &endsMeanwhile{store, func() {
+		result := strings.NewReader(`{"id":"t_x","status":"completed"}`)
+		require.NoError(t, store.Put(t.Context(), tasks.ResultKey("default", "t_x"), result, "application/json"))
+	}}})
+	info, err := client.Get(t.Context(), "t_x")
+	require.NoError(t, err)
+	require.Equal(t, "completed", info.State)
 }
 
 func readAll(t *testing.T, s storage.Store, key string) []byte {

@@ -27,16 +27,31 @@ type Info struct {
 
 // Get finds a task, in Redis or by its result. ErrNotFound when neither has it.
 func (c *Client) Get(ctx context.Context, id string) (Info, error) {
-	r, err := c.Result(ctx, id)
-	if err == nil {
-		return Info{
-			Task:  Task{ID: r.ID, Tenant: c.cfg.Tenant, Kind: r.Kind, Model: r.Model, CreatedAt: r.CreatedAt, Metadata: r.Metadata},
-			State: string(r.Status), Attempts: r.Attempts, Result: r,
-		}, nil
-	}
+	info, err := c.getResult(ctx, id)
 	if !errors.Is(err, ErrNotFound) {
+		return info, err
+	}
+	info, err = c.getQueued(ctx, id)
+	if !errors.Is(err, ErrNotFound) {
+		return info, err
+	}
+	return c.getResult(ctx, id) // it may have ended between the looks: its result was there before all else went
+}
+
+// getResult finds a task that has ended.
+func (c *Client) getResult(ctx context.Context, id string) (Info, error) {
+	r, err := c.Result(ctx, id)
+	if err != nil {
 		return Info{}, err
 	}
+	return Info{
+		Task:  Task{ID: r.ID, Tenant: c.cfg.Tenant, Kind: r.Kind, Model: r.Model, CreatedAt: r.CreatedAt, Metadata: r.Metadata},
+		State: string(r.Status), Attempts: r.Attempts, Result: r,
+	}, nil
+}
+
+// getQueued finds a task that waits or runs.
+func (c *Client) getQueued(ctx context.Context, id string) (Info, error) {
 	queue, err := c.findQueue(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		return c.getRecord(ctx, id)
@@ -46,7 +61,7 @@ func (c *Client) Get(ctx context.Context, id string) (Info, error) {
 	}
 	queued, err := asynq.NewInspectorFromRedisClient(c.cfg.Redis).GetTaskInfo(queue, id)
 	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
-		return Info{}, ErrNotFound // it ended between the two looks, or never was
+		return Info{}, ErrNotFound
 	}
 	if err != nil {
 		return Info{}, fmt.Errorf("look for %s: %w", id, err)

@@ -2,9 +2,6 @@ package s3store_test
 
 import (
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -21,14 +18,9 @@ import (
 // compatibility page: streaming signatures and trailers, tags, ACLs, locks and parts of
 // unequal size. No server that can be had for tests does so.
 func strict(t *testing.T, backend string) string {
-	target, err := url.Parse(backend)
-	require.NoError(t, err)
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(target)
-		r.Out.Host = r.In.Host // the signature covers it
-	}}
+	door := realtest.NewDoor(t, strings.TrimPrefix(backend, "http://"))
 	var parts partSizes
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	door.Set(func(_ int, w http.ResponseWriter, r *http.Request, server http.Handler) {
 		if why := refused(r); why != "" {
 			http.Error(w, "<Error><Code>NotImplemented</Code><Message>"+why+"</Message></Error>", http.StatusNotImplemented)
 			return
@@ -37,10 +29,9 @@ func strict(t *testing.T, backend string) string {
 			http.Error(w, "<Error><Code>InvalidPart</Code><Message>All non-trailing parts must have the same length.</Message></Error>", http.StatusBadRequest)
 			return
 		}
-		proxy.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
-	return server.URL
+		server.ServeHTTP(w, r)
+	})
+	return "http://" + door.Addr
 }
 
 func refused(r *http.Request) string {
