@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/limit"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -28,6 +29,7 @@ func givenOutTwice(t *testing.T, r *rig, late bool) {
 	other.link = &redistest.Link{}
 	other.redis = r.server.Client(other.link)
 	other.cfg.Redis = other.redis
+	other.cfg.Gate = limit.New(limit.Config{Redis: other.redis, Pace: catalogued, Log: r.cfg.Log})
 	r.ai.Fault(workersaitest.Fault{Delay: 8 * time.Second})
 	r.enqueue(tasks.Text{Prompt: "the client learns which Redis it is"}, tasks.WithDelay(time.Hour))
 	r.work()
@@ -48,7 +50,7 @@ func givenOutTwice(t *testing.T, r *rig, late bool) {
 		other.work()
 	}
 	defer func() { other.stop() }()
-	time.Sleep(2 * time.Second)
+	time.Sleep(4 * time.Second) // it would take the task now, were it not for the look
 	r.link.Mend()
 	require.Equal(t, tasks.Completed, r.wait(id).Status)
 	time.Sleep(time.Minute)
