@@ -27,7 +27,7 @@ type plan struct {
 	store    map[string]storeRates // by method
 	network  networkRates
 	general  []workersaitest.Fault // of the API, whoever asks
-	shut     time.Duration         // how long a gate may stay closed after a spent quota that is met after midnight
+	longer   time.Duration         // than three minutes until all is quiet: a spent quota that is met after midnight, a task that kills workers
 	redisAll bool                  // Redis lost or was set back: its counters say nothing
 }
 
@@ -46,6 +46,7 @@ type errand struct {
 	faults   []workersaitest.Fault
 	may      []string // codes with which it may fail; "" means it may complete
 	unpaid   int      // faults whose answers are billed but of no use
+	deadly   string   // the worker dies that sends it: "api before" or "api after" the call
 }
 
 type storeRates struct{ refused, lied, slow float64 }
@@ -130,7 +131,7 @@ func (p *plan) drawEvents() {
 	if r.IntN(6) == 0 {
 		p.startAt = 24*time.Hour - between(r, 10*time.Second, p.span)
 		p.general = append(p.general, workersaitest.Fault{Kind: string(p.kinds[0]), From: 3 + r.IntN(10), To: 13, Code: oneOf(r, 4006, 3036)})
-		p.general[0].To, p.shut = p.general[0].From, 6*time.Minute
+		p.general[0].To, p.longer = p.general[0].From, 6*time.Minute
 	}
 	if r.IntN(4) == 0 {
 		from := 2 + r.IntN(10)
@@ -139,20 +140,25 @@ func (p *plan) drawEvents() {
 }
 
 func (p *plan) drawErrands() {
-	r := p.chance("errands")
+	r, deadly := p.chance("errands"), p.chance("deadly errands")
 	n := 40 + r.IntN(60)
 	for i := range n {
 		e := &errand{mark: fmt.Sprintf("q%04dz", i), at: between(r, 0, p.span*9/10), may: []string{""}}
 		p.drawPayload(r, e)
 		p.drawOptions(r, e)
 		p.drawFaults(r, e)
+		if deadly.IntN(80) == 0 {
+			e.kills(oneOf(deadly, "api before", "api after"))
+			p.longer += 3 * time.Minute
+		}
 		p.errands = append(p.errands, e)
 		if e.key != "" && r.IntN(3) == 0 {
 			twin := *e
 			twin.twin, twin.faults = e, nil
 			twin.at = e.at + between(r, 0, 40*time.Second)
 			if r.IntN(4) == 0 {
-				twin.impostor, twin.mark = true, fmt.Sprintf("q%04dw", i)
+				twin.impostor, twin.mark, twin.deadly = true, fmt.Sprintf("q%04dw", i), ""
+				twin.may = append([]string{""}, e.may...)
 				twin.payload = withMark(e.payload, twin.mark)
 				twin.options = append(slices.Clone(e.options), tasks.WithMetadata(map[string]string{"sim": twin.mark}))
 			}
@@ -290,6 +296,24 @@ func (e *errand) refused() {
 		e.may = e.may[1:]
 	}
 	e.may = append(e.may, "request_refused")
+}
+
+// kills: every worker that sends it dies, as of a library that a payload crashes. It
+// ends as poisoned, and so do none of those that were in the same workers.
+func (e *errand) kills(at string) {
+	e.deadly, e.faults = at, nil
+	e.may = slices.DeleteFunc(e.may, func(code string) bool { return code == "" || code == "request_refused" })
+	e.may = append(e.may, "poisoned")
+}
+
+// deadly says where a call with this body kills its sender; "" means that it does not.
+func (p *plan) deadly(body string) string {
+	for _, e := range p.errands {
+		if e.deadly != "" && strings.Contains(body, e.mark) {
+			return e.deadly
+		}
+	}
+	return ""
 }
 
 func (p *plan) redisFate(x float64) redistest.Fate {

@@ -1,6 +1,7 @@
 package handlers_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -211,19 +212,22 @@ type api struct {
 }
 
 func (a api) RoundTrip(req *http.Request) (*http.Response, error) {
-	give := func(err error) (*http.Response, error) {
-		if req.Body != nil {
-			req.Body.Close()
-		}
+	req = req.Clone(req.Context())
+	body, err := io.ReadAll(req.Body)
+	req.Body.Close()
+	if err != nil {
 		return nil, err
 	}
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	deadly := a.p.sim.plan.deadly(string(body))
+	a.dieIf(deadly, "api before")
 	if err := a.p.step("api before"); err != nil {
-		return give(err)
+		return nil, err
 	}
 	x, number := a.p.sim.newExchange(a.p)
-	req = req.Clone(req.Context())
 	req.Header.Set(callHeader, strconv.Itoa(number))
 	resp, err := a.next.RoundTrip(req)
+	a.dieIf(deadly, "api after")
 	if dead := a.p.step("api after"); dead != nil {
 		if err == nil {
 			resp.Body.Close()
@@ -235,6 +239,14 @@ func (a api) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &answerBody{resp.Body, a.p, x}
 	return resp, nil
+}
+
+// dieIf ends the process when what it sends kills it here.
+func (a api) dieIf(deadly, here string) {
+	if deadly == here {
+		a.p.kill()
+		go a.p.sim.murdered(a.p)
+	}
 }
 
 type answerBody struct {

@@ -314,6 +314,22 @@ func (s *sim) replace(i int, gone *node) {
 	})
 }
 
+// murdered sees to it that another node takes the place of one that a task has killed.
+func (s *sim) murdered(p *process) {
+	time.Sleep(time.Second)
+	s.mu.Lock()
+	i := slices.IndexFunc(s.nodes, func(n *node) bool { return n.process == p })
+	var n *node
+	if i >= 0 {
+		n = s.nodes[i]
+	}
+	s.mu.Unlock()
+	if n != nil {
+		s.say("KILLED BY A TASK: %s", p.name)
+		s.replace(i, n)
+	}
+}
+
 func (s *sim) everyLink(do func(*redistest.Link)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -420,11 +436,11 @@ func (p *process) dieAfter(effects int) {
 
 // awaitQuiet waits until nothing is left to do.
 func (s *sim) awaitQuiet() {
-	const most = 3 * time.Minute
+	most := 3*time.Minute + s.plan.longer
 	client := s.server.Client(nil)
 	healed := time.Now()
 	var left []string
-	for time.Since(healed) <= most+s.plan.shut {
+	for time.Since(healed) <= most {
 		if left = s.leftovers(client); len(left) == 0 {
 			s.quietAfter = time.Since(healed)
 			s.say("QUIET")
