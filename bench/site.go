@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/freeport"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
@@ -73,7 +74,7 @@ func (s *site) start(bucket func(*site) error) error {
 		s.api.ServeHTTP(w, r)
 	})}
 	go func() { _ = s.server.Serve(listener) }() // ends with close
-	if s.port, err = freePort(); err != nil {
+	if s.port, err = freeport.Find(); err != nil {
 		return err
 	}
 	cmd := exec.Command("redis-server", "--port", s.port, "--bind", "127.0.0.1", "--dir", s.dir,
@@ -106,7 +107,7 @@ func s3Server(s *site) error {
 			return err
 		}
 	}
-	port, err := freePort()
+	port, err := freeport.Find()
 	if err != nil {
 		return err
 	}

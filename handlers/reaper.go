@@ -49,12 +49,15 @@ func (r *reaper) Run(ctx context.Context) error {
 }
 
 // returnLease moves one task of a dead worker to the head of its queue, unless its
-// lease was renewed meanwhile. A message that is gone leaves nothing to move.
+// lease was renewed meanwhile. A message that is gone leaves nothing to move. One that
+// has a lease but is not in the list of active tasks is half of what a Redis wrote
+// before it lost the other half: a file that was cut within a transaction.
 var returnLease = redis.NewScript(`
 local lease = redis.call("ZSCORE", KEYS[1], ARGV[1])
 if not lease or tonumber(lease) > tonumber(ARGV[2]) then return 0 end
 redis.call("ZREM", KEYS[1], ARGV[1])
-if redis.call("LREM", KEYS[2], 1, ARGV[1]) == 0 then return 0 end
+local active = redis.call("LREM", KEYS[2], 1, ARGV[1]) > 0
+if not active and redis.call("HGET", KEYS[4], "state") ~= "active" then return 0 end
 if redis.call("HEXISTS", KEYS[4], "msg") == 0 then
   redis.call("DEL", KEYS[4])
   return 0

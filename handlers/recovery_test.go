@@ -50,6 +50,30 @@ func TestAnActiveTaskWithoutALeaseComesBack(t *testing.T) {
 	})
 }
 
+// TestATaskWithALeaseThatIsNotActiveComesBack is what is left by an append-only file that
+// was cut within the transaction that acknowledges a task, and then read twice.
+func TestATaskWithALeaseThatIsNotActiveComesBack(t *testing.T) {
+	for name, ended := range map[string]bool{"and ends": false, "and goes when it has ended": true} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, r *rig) {
+				at := t.Context()
+				id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithAccept(tasks.InRedis))
+				r.died("text:interactive", id)
+				require.EqualValues(t, 1, r.redis.LRem(at, textQueue+"active", 0, id).Val())
+				if ended {
+					r.redis.HSet(at, tasks.LiveKey(id), "ended", 1)
+					r.put("default/tasks/"+id+"/result.json", `{"id":"`+id+`","status":"completed"}`)
+				}
+				r.work()
+				time.Sleep(2 * time.Minute)
+				require.Len(t, r.keys("default/tasks/"+id+"/result.json"), 1)
+				require.Zero(t, r.redis.Exists(at, textQueue+"t:"+id).Val(), "its message stays")
+				require.Equal(t, ended, len(r.ai.Requests()) == 0)
+			})
+		})
+	}
+}
+
 func TestAnArchivedTaskGetsItsFailureDocument(t *testing.T) {
 	alone(t, func(t *testing.T, r *rig) {
 		id := r.enqueue(tasks.Text{Prompt: "hi"})

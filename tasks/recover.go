@@ -213,27 +213,32 @@ func (c *Client) dropAnswers(ctx context.Context, record Record) error {
 	return nil
 }
 
-// placed reports whether a task that is not pending stands where its state says, and
-// removes what is left of one that does not.
+// placed reports whether a task that has a message stands in some list of its queue, and
+// removes the message of one that does not: half of what a Redis wrote before it lost the
+// other half.
 var placed = redis.NewScript(`
-local state = redis.call("HGET", KEYS[1], "state")
-if not state then return 0 end
-if state == "pending" then return 1 end
-if state == "active" then
-  if redis.call("ZSCORE", KEYS[2], ARGV[1]) or redis.call("LPOS", KEYS[3], ARGV[1]) then return 1 end
-else
-  for i = 4, #KEYS do
-    if redis.call("ZSCORE", KEYS[i], ARGV[1]) then return 1 end
-  end
+if redis.call("EXISTS", KEYS[1]) == 0 then return 0 end
+for i = 4, #KEYS do
+  if redis.call("ZSCORE", KEYS[i], ARGV[1]) then return 1 end
 end
+if redis.call("LPOS", KEYS[2], ARGV[1]) or redis.call("LPOS", KEYS[3], ARGV[1]) then return 1 end
 redis.call("DEL", KEYS[1])
 return 0`)
+
+// searched is the length up to which a queue is searched for each task that should be
+// waiting in it. In a longer one that would take too long: there the message alone
+// counts, until the queue has become shorter.
+const searched = 1000
 
 // lost picks the records that no queue has.
 func (c *Client) lost(ctx context.Context, page []Record) ([]Record, error) {
 	queues := Queues()
 	states := make([]*redis.StringCmd, 0, len(page)*len(queues))
+	waiting := make([]*redis.IntCmd, len(queues))
 	pipe := c.cfg.Redis.Pipeline()
+	for k, q := range queues {
+		waiting[k] = pipe.LLen(ctx, "asynq:{"+q+"}:pending")
+	}
 	for _, record := range page {
 		for _, q := range queues {
 			states = append(states, pipe.HGet(ctx, "asynq:{"+q+"}:t:"+record.ID, "state"))
@@ -250,19 +255,16 @@ func (c *Client) lost(ctx context.Context, page []Record) ([]Record, error) {
 			if errors.Is(err, redis.Nil) {
 				continue
 			}
-			if err != nil {
-				return nil, fmt.Errorf("look for %s in the queue: %w", record.ID, err)
-			}
-			if state != "pending" {
+			if err == nil && (state != "pending" || waiting[k].Val() <= searched) {
 				prefix := "asynq:{" + q + "}:"
-				keys := []string{prefix + "t:" + record.ID, prefix + "lease", prefix + "active", prefix + "retry", prefix + "scheduled", prefix + "archived"}
-				ok, err := placed.Run(ctx, c.cfg.Redis, keys, record.ID).Bool()
-				if err != nil {
-					return nil, fmt.Errorf("look for %s in the queue: %w", record.ID, err)
-				}
-				if !ok {
+				keys := []string{prefix + "t:" + record.ID, prefix + "active", prefix + "pending", prefix + "lease", prefix + "retry", prefix + "scheduled", prefix + "archived"}
+				var ok bool
+				if ok, err = placed.Run(ctx, c.cfg.Redis, keys, record.ID).Bool(); err == nil && !ok {
 					continue
 				}
+			}
+			if err != nil {
+				return nil, fmt.Errorf("look for %s in the queue: %w", record.ID, err)
 			}
 			there = true
 		}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/freeport"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -73,11 +74,11 @@ type redisServer struct {
 }
 
 func startRedis(evidence string) (*redisServer, error) {
-	addr, err := freeAddr()
+	port, err := freeport.Find()
 	if err != nil {
 		return nil, err
 	}
-	r := &redisServer{addr: addr, dir: filepath.Join(evidence, "redis"), log: filepath.Join(evidence, "redis.log")}
+	r := &redisServer{addr: "127.0.0.1:" + port, dir: filepath.Join(evidence, "redis"), log: filepath.Join(evidence, "redis.log")}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -131,9 +132,11 @@ const (
 )
 
 func startS3(evidence string) (addr string, p *process, err error) {
-	if addr, err = freeAddr(); err != nil {
+	port, err := freeport.Find()
+	if err != nil {
 		return "", nil, err
 	}
+	addr = "127.0.0.1:" + port
 	data, side := filepath.Join(evidence, "s3", "data"), filepath.Join(evidence, "s3", "side")
 	if err := errors.Join(os.MkdirAll(filepath.Join(data, bucket), 0o700), os.MkdirAll(side, 0o700)); err != nil {
 		return "", nil, err
@@ -154,13 +157,4 @@ func startS3(evidence string) (addr string, p *process, err error) {
 		}
 	}
 	return "", nil, errors.New("the S3 server does not listen; see s3.log")
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }

@@ -118,6 +118,44 @@ func TestAMasterOfAClusterMayBeKilledUnderLoad(t *testing.T) {
 	require.Len(t, f.calls(), 10)
 }
 
+// TestAClusterThatLosesItsLastMomentsCostsNoSecondCall has its queue give out again what
+// a living worker is at.
+func TestAClusterThatLosesItsLastMomentsCostsNoSecondCall(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]bool{"to a worker that was there": false, "to a worker that starts then": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			servers := realtest.RedisCluster(t)
+			addrs := realtest.Addrs(servers)
+			f := newFleetOn(t, "redis-cluster://"+addrs, redis.NewClusterClient(&redis.ClusterOptions{Addrs: strings.Split(addrs, ",")}))
+			f.fault(workersaitest.Fault{Delay: 20 * time.Second})
+			f.enqueue(4, tasks.Interactive)
+			before := make([]int64, len(servers))
+			for i, s := range servers {
+				before[i] = s.Moment()
+			}
+			work := func() { f.start("worker", "--kinds", "translation", "--concurrency", "4") }
+			work()
+			f.called(4)
+			if !late {
+				work()
+			}
+			for i, s := range servers {
+				s.Kill()
+				s.SetBack(before[i])
+			}
+			for _, s := range servers {
+				s.Start()
+			}
+			if late {
+				work()
+			}
+			f.ended(4)
+			require.Len(t, f.calls(), 4)
+		})
+	}
+}
+
 // TestFiveRollingRestartsCostNoCall replaces the worker again and again while calls of
 // 20 s run: each finishes what it has begun.
 func TestFiveRollingRestartsCostNoCall(t *testing.T) {

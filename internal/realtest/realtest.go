@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/neuronmill/neuronmill/internal/freeport"
 	"github.com/stretchr/testify/require"
 )
 
@@ -71,13 +72,35 @@ func (s *Server) Forget() {
 // a loss of power does.
 func (s *Server) CutTail(bytes int64) {
 	s.t.Helper()
+	file, size := s.appendOnly()
+	require.NoError(s.t, os.Truncate(file, max(0, size-bytes)))
+}
+
+// Moment is how much of its append-only file a Redis has written. SetBack takes one that
+// was killed back to it.
+func (s *Server) Moment() int64 {
+	s.t.Helper()
+	_, size := s.appendOnly()
+	return size
+}
+
+// SetBack lets a Redis that was killed forget all that came after a moment.
+func (s *Server) SetBack(moment int64) {
+	s.t.Helper()
+	file, _ := s.appendOnly()
+	require.NoError(s.t, os.Truncate(file, moment))
+}
+
+// appendOnly is the file that grows, and its size.
+func (s *Server) appendOnly() (file string, size int64) {
+	s.t.Helper()
 	files, err := filepath.Glob(filepath.Join(s.Dir, "appendonlydir", "*.incr.aof"))
 	require.NoError(s.t, err)
 	require.NotEmpty(s.t, files)
-	file := files[len(files)-1]
+	file = files[len(files)-1]
 	info, err := os.Stat(file)
 	require.NoError(s.t, err)
-	require.NoError(s.t, os.Truncate(file, max(0, info.Size()-bytes)))
+	return file, info.Size()
 }
 
 // S3 starts versitygw with an empty bucket and gives its URL as a setting has it; the
@@ -131,10 +154,9 @@ func find(t *testing.T, how string, names ...string) string {
 // FreeAddr is an address on loopback that nothing listens on.
 func FreeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Find()
 	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	return "127.0.0.1:" + port
 }
 
 // WaitTCP returns once something listens on addr.
