@@ -14,9 +14,8 @@ import (
 
 // lineage knows which Redis this process works with, and notices when another one
 // answers: that may have lost the last moments and what its workers were at. It looks
-// before a task is taken over a connection that is newer than the last look. It is a
-// hook of the client; a cluster's client has none for its connections, there only the
-// heartbeat looks.
+// before a task is taken over a connection that is newer than the last look, or by a node
+// of a cluster that was not asked before. See watch.
 type lineage struct {
 	redis   redis.UniversalClient
 	changed func(context.Context) // another server answers than at the last look
@@ -67,19 +66,57 @@ func (l *lineage) took(t tasks.Task) bool {
 // lost reports whether a task was taken by a Redis that is no more.
 func (l *lineage) lost(t tasks.Task) bool { return t.Redis != "" && !l.took(t) }
 
+// watch has a client, or each node of a cluster's, tell of what is new.
+func (l *lineage) watch(ctx context.Context, r redis.UniversalClient) error {
+	cluster, ok := r.(*redis.ClusterClient)
+	if !ok {
+		r.AddHook(&newcomers{lineage: l})
+		return nil
+	}
+	hook := func(node *redis.Client) { node.AddHook(&newcomers{lineage: l}) } // twice does no harm
+	cluster.OnNewNode(hook)
+	err := cluster.ForEachShard(ctx, func(_ context.Context, node *redis.Client) error { hook(node); return nil })
+	if err != nil {
+		return fmt.Errorf("look at the nodes of the cluster: %w", err)
+	}
+	return nil
+}
+
+// newcomers sees new connections to a server, and its first command: a replica of a
+// cluster that takes its master's place may have a connection already, over which it was
+// asked for the nodes.
+type newcomers struct {
+	lineage *lineage
+	met     atomic.Bool
+}
+
 // DialHook sees new connections.
-func (l *lineage) DialHook(next redis.DialHook) redis.DialHook {
+func (n *newcomers) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := next(ctx, network, addr)
-		l.dialled.Store(true)
+		n.lineage.dialled.Store(true)
 		return conn, err
 	}
 }
 
-// ProcessHook changes nothing.
-func (*lineage) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (n *newcomers) meet(command string) {
+	if command != "cluster" && command != "info" && !n.met.Load() && !n.met.Swap(true) {
+		n.lineage.dialled.Store(true)
+	}
+}
 
-// ProcessPipelineHook changes nothing.
-func (*lineage) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+// ProcessHook sees the first command.
+func (n *newcomers) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		n.meet(cmd.Name())
+		return next(ctx, cmd)
+	}
+}
+
+// ProcessPipelineHook sees the first command.
+func (n *newcomers) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		n.meet("")
+		return next(ctx, cmds)
+	}
 }

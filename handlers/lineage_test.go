@@ -7,11 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neuronmill/neuronmill/handlers"
 	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -31,7 +34,6 @@ func givenOutTwice(t *testing.T, r *rig, late bool) {
 	other.cfg.Redis = other.redis
 	other.cfg.Gate = limit.New(limit.Config{Redis: other.redis, Pace: catalogued, Log: r.cfg.Log})
 	r.ai.Fault(workersaitest.Fault{Delay: 8 * time.Second})
-	r.enqueue(tasks.Text{Prompt: "the client learns which Redis it is"}, tasks.WithDelay(time.Hour))
 	r.work()
 	time.Sleep(10 * time.Second)
 	id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithDelay(2*time.Second))
@@ -92,7 +94,6 @@ func TestTheBucketIsAskedForAResultWhereRedisMayHaveForgottenIt(t *testing.T) {
 			alone(t, func(t *testing.T, r *rig) {
 				store := &heads{Store: r.store}
 				r.cfg.Store = store
-				r.enqueue(tasks.Text{Prompt: "it learns which Redis it is"}, tasks.WithDelay(time.Hour))
 				id := r.enqueue(tasks.Text{Prompt: "hi"})
 				story.between(r, id)
 				if name == "a run ended it" {
@@ -104,5 +105,36 @@ func TestTheBucketIsAskedForAResultWhereRedisMayHaveForgottenIt(t *testing.T) {
 				require.Equal(t, story.asked, store.asked.Load())
 			})
 		})
+	}
+}
+
+// TestAMasterOfAClusterThatStartsAnewIsNoticedBeforeATaskIsTaken: what it lost may have
+// been who is at which task.
+func TestAMasterOfAClusterThatStartsAnewIsNoticedBeforeATaskIsTaken(t *testing.T) {
+	t.Parallel()
+	servers := realtest.RedisCluster(t)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: strings.Split(realtest.Addrs(servers), ",")})
+	defer client.Close()
+	use := func() error { return client.Incr(t.Context(), "used").Err() }
+	require.NoError(t, use())
+	look, err := handlers.Watch(t.Context(), client)
+	require.NoError(t, err)
+	for range 3 {
+		require.NoError(t, use())
+		found, err := look()
+		require.NoError(t, err)
+		require.Zero(t, found)
+	}
+	for i, s := range servers {
+		s.Kill()
+		s.Start()
+		require.Eventually(t, func() bool {
+			return client.ForEachMaster(t.Context(), func(ctx context.Context, m *redis.Client) error {
+				return m.Do(ctx, "CLUSTER", "COUNTKEYSINSLOT", 0).Err()
+			}) == nil && use() == nil
+		}, 30*time.Second, 50*time.Millisecond)
+		found, err := look()
+		require.NoError(t, err)
+		require.Equal(t, i+1, found)
 	}
 }

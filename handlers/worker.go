@@ -42,7 +42,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("worker: %w", err)
 	}
 	w.quiet.stopWith(ctx)
-	defer h.present(ctx)()
+	gone, err := h.present(ctx)
+	if err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
+	defer gone()
 	var servers []*asynq.Server
 	defer func() { h.shutDown(servers) }()
 	for _, k := range w.cfg.Kinds {
@@ -78,16 +82,18 @@ func serve(ctx context.Context, services ...Service) error {
 
 // present shows the fleet that this process lives until gone is called, which is when
 // its last task has ended.
-func (h *Handlers) present(ctx context.Context) (gone func()) {
+func (h *Handlers) present(ctx context.Context) (gone func(), err error) {
+	if err := h.presence.lineage.watch(ctx, h.cfg.Redis); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	h.cfg.Redis.AddHook(&h.presence.lineage)
 	h.presence.beat(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_ = h.presence.Run(ctx)
 	}()
-	return func() { cancel(); <-done }
+	return func() { cancel(); <-done }, nil
 }
 
 func (w *Worker) serverConfig(k tasks.Kind, l tasks.Lane) asynq.Config {

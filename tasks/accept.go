@@ -91,11 +91,11 @@ const oneAnswer = 2 * time.Second
 // push enqueues some of the tasks; where that fails their records go, so that an error
 // means what it says.
 func (c *Client) push(ctx context.Context, b batch, which []int, begun time.Time) {
-	some := make([]Task, len(which))
+	some, name := make([]Task, len(which)), c.took.known(ctx, c.cfg.Redis)
 	for j, i := range which {
 		some[j] = b.tasks[i]
 		if !b.accepted[i].Existing { // of a twin that was there nothing is known
-			some[j].Redis = c.took.known()
+			some[j].Redis = name
 		}
 	}
 	asked := time.Now()

@@ -36,7 +36,7 @@ func NewClient(cfg Config) *Client {
 	if cfg.Tenant == "" {
 		cfg.Tenant = "default"
 	}
-	return &Client{cfg: cfg}
+	return &Client{cfg: cfg, took: newServer()}
 }
 
 // Durability is what an accepted task survives with.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -71,10 +70,6 @@ func (c *Client) pushAll(ctx context.Context, tasks []Task, run runScript) []err
 	replies := make([]*redis.Cmd, len(tasks))
 	pipe := c.cfg.Redis.Pipeline()
 	now := time.Now()
-	var info *redis.StringCmd
-	if _, cluster := c.cfg.Redis.(*redis.ClusterClient); !cluster && c.took.due(now) {
-		info = pipe.Info(ctx, replid.Section)
-	}
 	known := map[string]bool{}
 	for i, t := range tasks {
 		message, err := encode(t)
@@ -96,9 +91,6 @@ func (c *Client) pushAll(ctx context.Context, tasks []Task, run runScript) []err
 		replies[i] = run(script, ctx, pipe, keys, message, t.ID, when, turn(t), t.Model, t.Deadline.Unix())
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
-	if info != nil && info.Err() == nil {
-		c.took.learn(replid.Of(info.Val()))
-	}
 	for i, r := range replies {
 		if r != nil {
 			errs[i] = r.Err()
@@ -110,35 +102,38 @@ func (c *Client) pushAll(ctx context.Context, tasks []Task, run runScript) []err
 // server is the Redis that takes a client's tasks. One that was replaced since the last
 // look does no harm: a task that names another than is there is looked for in the bucket.
 type server struct {
-	mu     sync.Mutex
-	name   string
-	looked time.Time
+	turn chan struct{} // holds one: who looks, or reads
+	name string
+	due  time.Time // for another look
 }
 
-const lookEvery = time.Minute
+func newServer() server { return server{turn: make(chan struct{}, 1)} }
 
-// due reports whether it is time to look again.
-func (s *server) due(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if now.Sub(s.looked) < lookEvery {
-		return false
+const (
+	lookEvery = time.Minute
+	lookAgain = 5 * time.Second // after one that failed
+)
+
+// known gives the name, and asks for it when that is due; empty where it is not told.
+func (s *server) known(ctx context.Context, r redis.UniversalClient) string {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return ""
 	}
-	s.looked = now
-	return true
-}
-
-// known is empty before the first look.
-func (s *server) known() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if time.Now().Before(s.due) {
+		return s.name
+	}
+	ctx, cancel := context.WithTimeout(ctx, oneAnswer/2)
+	defer cancel()
+	name, err := replid.Ask(ctx, r)
+	if err != nil {
+		s.due = time.Now().Add(lookAgain)
+		return s.name
+	}
+	s.name, s.due = name, time.Now().Add(lookEvery)
 	return s.name
-}
-
-func (s *server) learn(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.name = name
 }
 
 // turn is when a task was accepted (microseconds), when it is given up (seconds), and

@@ -6,6 +6,8 @@ package replid
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"slices"
 	"strings"
@@ -20,15 +22,15 @@ const Section = "replication"
 // size is enough of an id to tell two apart.
 const size = 12
 
-// Of finds the id in the answer; empty when it is not there.
-func Of(info string) string {
+// of finds the id in the answer; empty when it is not there.
+func of(info string) string {
 	_, rest, _ := strings.Cut(info, "master_replid:")
 	id, _, _ := strings.Cut(rest, "\r\n")
 	return id[:min(len(id), size)]
 }
 
-// Ask gives the id of a server, or those of all masters of a cluster; empty where that
-// is not told.
+// Ask gives the id of a server, or one that changes with that of any master of a cluster;
+// empty where that is not told.
 func Ask(ctx context.Context, r redis.UniversalClient) (string, error) {
 	cluster, ok := r.(*redis.ClusterClient)
 	if !ok {
@@ -45,8 +47,12 @@ func Ask(ctx context.Context, r redis.UniversalClient) (string, error) {
 		ids = append(ids, id)
 		return err
 	})
+	if err != nil || slices.Contains(ids, "") {
+		return "", err
+	}
 	slices.Sort(ids)
-	return strings.Join(ids, " "), err
+	sum := sha256.Sum256([]byte(strings.Join(ids, " ")))
+	return hex.EncodeToString(sum[:])[:size], nil
 }
 
 func ask(ctx context.Context, r redis.Cmdable) (string, error) {
@@ -54,5 +60,5 @@ func ask(ctx context.Context, r redis.Cmdable) (string, error) {
 	if _, no := errors.AsType[redis.Error](err); no {
 		return "", nil
 	}
-	return Of(info), err
+	return of(info), err
 }
