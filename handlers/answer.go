@@ -193,14 +193,15 @@ func (h *Handlers) forgetAnswers(ctx context.Context, j *job) error {
 }
 
 // leftBehind finds what earlier runs have stored, where this one ends the task without
-// a call of its own: answers and, if the task failed, artefacts.
+// a call of its own: answers and, if the task failed, artefacts; if it completed, what a
+// failure left that came second.
 func (h *Handlers) leftBehind(ctx context.Context, j *job) ([]string, error) {
 	first := j.counts.calls == 0 && j.task.RecoveredAt.IsZero()
 	if !j.over && (first || !j.startedAt.IsZero()) {
 		return nil, nil
 	}
 	var answers, files []string
-	task := false
+	failedTask := ""
 	for info, err := range h.cfg.Store.List(ctx, j.key(""), "") {
 		if err != nil {
 			return nil, fmt.Errorf("look for stored answers: %w", err)
@@ -208,19 +209,21 @@ func (h *Handlers) leftBehind(ctx context.Context, j *job) ([]string, error) {
 		switch name := strings.TrimPrefix(info.Key, j.key("")); {
 		case strings.HasPrefix(name, "answer"):
 			answers = append(answers, info.Key)
-		case name == "task.json":
-			task = true // only a failure leaves it
+		case info.Key == tasks.FailedTaskKey(j.task.Tenant, j.task.ID):
+			failedTask = info.Key // only a failure leaves it
 		case name != "result.json" && !strings.HasPrefix(name, "input"):
 			files = append(files, info.Key)
 		}
 	}
 	failed := j.failed
-	if !failed && task && len(files) > 0 {
-		first, err := h.storedResult(ctx, j)
+	if !failed && failedTask != "" {
+		first, err := tasks.StoredResult(ctx, h.cfg.Store, j.task.Tenant, j.task.ID)
 		if err != nil {
 			return nil, err
 		}
-		failed = first.Status == tasks.Failed
+		if failed = first.Status == tasks.Failed; !failed {
+			answers = append(answers, tasks.DeadKey(j.task.Tenant, j.task.ID), failedTask)
+		}
 	}
 	if failed {
 		answers = append(answers, files...)

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,7 +127,7 @@ func TestABucketWithoutCreateOnlyWritesCostsNoCall(t *testing.T) {
 	t.Parallel()
 	w, door := doored(t)
 	var log lines
-	w.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	w.cfg.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	door.Set(realtest.Uncreatable)
 	_, err := w.client.Enqueue(t.Context(), hello, tasks.WithIdempotencyKey("k"))
 	require.ErrorIs(t, err, errors.ErrUnsupported)
@@ -137,13 +136,9 @@ func TestABucketWithoutCreateOnlyWritesCostsNoCall(t *testing.T) {
 	require.NoError(t, err, "its record is no create-only write")
 
 	// It is away when the worker starts, and turns out to be of no use then.
-	var looked atomic.Bool
-	door.Set(func(_ int, w http.ResponseWriter, r *http.Request, _ http.Handler) {
-		looked.Store(looked.Load() || r.Method == http.MethodHead)
-		realtest.Refuse(w, http.StatusServiceUnavailable, "SlowDown")
-	})
+	door.Set(realtest.Throttle(1))
 	stop := w.works(door)
-	require.Eventually(t, looked.Load, time.Minute, 10*time.Millisecond, "it takes the task")
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "task comes again") }, time.Minute, 10*time.Millisecond, "it takes the task")
 	door.Set(realtest.Uncreatable)
 	require.Eventually(t, func() bool {
 		return strings.Contains(log.String(), "If-None-Match") || len(w.ai.Requests()) > 0

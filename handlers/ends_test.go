@@ -114,6 +114,31 @@ func TestAFailureThatComesSecondIsNotListed(t *testing.T) {
 	})
 }
 
+// TestAFailureThatComesSecondAndDiesIsNotListedForLong: a worker wrote the entry of a
+// task that another had completed, and was killed before it saw that.
+func TestAFailureThatComesSecondAndDiesIsNotListedForLong(t *testing.T) {
+	for name, forget := range map[string]bool{"and the task comes again": false, "and redis forgets the task": true} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, r *rig) {
+				id := r.enqueue(tasks.Text{Prompt: "hi"})
+				r.put(tasks.ResultKey("default", id), `{"id":"`+id+`","status":"completed"}`)
+				r.put(tasks.FailedTaskKey("default", id), "{}")
+				r.put(tasks.DeadKey("default", id), "{}")
+				r.redis.HSet(t.Context(), tasks.LiveKey(id), "ended", 1)
+				if forget {
+					r.server.Wipe()
+				}
+				r.work()
+				time.Sleep(3 * time.Minute)
+				require.Empty(t, r.keys("default/dead/"))
+				require.Empty(t, r.keys("default/pending/"))
+				require.Equal(t, []string{tasks.ResultKey("default", id)}, r.keys("default/tasks/"))
+				require.Empty(t, r.ai.Requests())
+			})
+		})
+	}
+}
+
 func TestATaskWhoseDeadlinePassedInTheQueueSendsNoCall(t *testing.T) {
 	alone(t, func(t *testing.T, r *rig) {
 		id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithTimeToLive(20*time.Second))

@@ -99,27 +99,7 @@ func (h *Handlers) yield(ctx context.Context, j *job, r tasks.Result) error {
 	if r.Status != tasks.Failed {
 		return nil
 	}
-	first, err := h.storedResult(ctx, j)
-	if err != nil || first.Status == tasks.Failed {
-		return err
-	}
-	if err := h.cfg.Store.Delete(ctx, j.key("task.json")); err != nil {
-		return err
-	}
-	return h.cfg.Store.Delete(ctx, tasks.DeadKey(j.task.Tenant, j.task.ID))
-}
-
-// storedResult reads the document that ended a task.
-func (h *Handlers) storedResult(ctx context.Context, j *job) (r tasks.Result, err error) {
-	body, err := h.cfg.Store.Get(ctx, tasks.ResultKey(j.task.Tenant, j.task.ID))
-	if err != nil {
-		return r, fmt.Errorf("read the stored result: %w", err)
-	}
-	defer body.Close()
-	if err := json.NewDecoder(body).Decode(&r); err != nil {
-		return r, fmt.Errorf("read the stored result: %w", err)
-	}
-	return r, nil
+	return tasks.Unlist(ctx, h.cfg.Store, j.task.Tenant, j.task.ID)
 }
 
 // result begins the document of a task.

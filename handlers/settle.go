@@ -93,7 +93,7 @@ func (h *Handlers) leaveTask(ctx context.Context, j *job, r tasks.Result) error 
 			return err
 		}
 	}
-	if err := h.cfg.Store.Put(ctx, j.key("task.json"), bytes.NewReader(whole), "application/json"); err != nil {
+	if err := h.cfg.Store.Put(ctx, tasks.FailedTaskKey(j.task.Tenant, j.task.ID), bytes.NewReader(whole), "application/json"); err != nil {
 		return err
 	}
 	if r.Error.Code == errCancelled.Code {

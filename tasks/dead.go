@@ -30,6 +30,19 @@ func DeadOf(r Result) Dead {
 	return Dead{ID: r.ID, Kind: r.Kind, Model: r.Model, Error: *r.Error, CreatedAt: r.CreatedAt, FailedAt: r.FinishedAt}
 }
 
+// Unlist takes a task out of the list of failures that has completed: a run that would
+// have failed it came second, and may have died before it saw that.
+func Unlist(ctx context.Context, s storage.Store, tenant, id string) error {
+	first, err := StoredResult(ctx, s, tenant, id)
+	if err != nil || first.Status == Failed {
+		return err
+	}
+	if err := s.Delete(ctx, DeadKey(tenant, id)); err != nil {
+		return err
+	}
+	return s.Delete(ctx, FailedTaskKey(tenant, id)) // last: it says that there is something to take out
+}
+
 // DeadFilter narrows Dead.
 type DeadFilter struct {
 	Kind  Kind   // all when empty
@@ -156,7 +169,7 @@ func (c *Client) Retry(ctx context.Context, id string) (Accepted, error) {
 		return Accepted{}, fmt.Errorf("retry %s: it completed", id)
 	}
 	var t Task
-	if err := readJSON(ctx, c.cfg.Store, ArtefactKey(c.cfg.Tenant, id, "task.json"), &t); err != nil {
+	if err := readJSON(ctx, c.cfg.Store, FailedTaskKey(c.cfg.Tenant, id), &t); err != nil {
 		return Accepted{}, fmt.Errorf("retry %s: %w", id, err)
 	}
 	payload, err := t.Input(ctx, c.cfg.Store)

@@ -158,8 +158,13 @@ func (c *Client) announced(ctx context.Context, id string) (r *Result, ended boo
 }
 
 func (c *Client) storedResult(ctx context.Context, id string) (*Result, error) {
+	return StoredResult(ctx, c.cfg.Store, c.cfg.Tenant, id)
+}
+
+// StoredResult reads the document that ended a task; ErrNotFound where there is none.
+func StoredResult(ctx context.Context, s storage.Store, tenant, id string) (*Result, error) {
 	var r Result
-	err := readJSON(ctx, c.cfg.Store, ResultKey(c.cfg.Tenant, id), &r)
+	err := readJSON(ctx, s, ResultKey(tenant, id), &r)
 	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrInvalidKey) {
 		return nil, ErrNotFound
 	}

@@ -172,7 +172,7 @@ func (c *Client) reread(ctx context.Context, r Recovery, record Record) (t *Task
 	key := PendingKey(record.Tenant, record.ID)
 	_, err = c.cfg.Store.Head(ctx, ResultKey(record.Tenant, record.ID))
 	if err == nil {
-		return nil, true, false, errors.Join(c.dropAnswers(ctx, record), c.cfg.Store.Delete(ctx, key))
+		return nil, true, false, errors.Join(c.dropRemains(ctx, record), c.cfg.Store.Delete(ctx, key))
 	}
 	if !errors.Is(err, storage.ErrNotFound) {
 		return nil, false, false, err
@@ -199,12 +199,17 @@ func (c *Client) reread(ctx context.Context, r Recovery, record Record) (t *Task
 	return nil, false, true, r.Damaged(ctx, record.Tenant, record.ID, document)
 }
 
-// dropAnswers removes the answers that a worker stored for a task and had no time to
-// remove at its end.
-func (c *Client) dropAnswers(ctx context.Context, record Record) error {
-	for info, err := range c.cfg.Store.List(ctx, ArtefactKey(record.Tenant, record.ID, "answer"), "") {
-		if err == nil {
+// dropRemains removes what a worker left of a task that has ended, having had no time to:
+// stored answers, and its entry in the list of failures where it completed.
+func (c *Client) dropRemains(ctx context.Context, record Record) error {
+	answers, failed := ArtefactKey(record.Tenant, record.ID, "answer"), FailedTaskKey(record.Tenant, record.ID)
+	for info, err := range c.cfg.Store.List(ctx, ArtefactKey(record.Tenant, record.ID, ""), "") {
+		switch {
+		case err != nil:
+		case strings.HasPrefix(info.Key, answers):
 			err = c.cfg.Store.Delete(ctx, info.Key)
+		case info.Key == failed:
+			err = Unlist(ctx, c.cfg.Store, record.Tenant, record.ID)
 		}
 		if err != nil {
 			return err

@@ -78,6 +78,10 @@ func ArtefactKey(tenant, id, name string) string { return tenant + "/tasks/" + i
 // DeadKey names the entry of a failed task in the list of failures.
 func DeadKey(tenant, id string) string { return tenant + "/dead/" + id + ".json" }
 
+// FailedTaskKey names what a failed task was, which lies beside its result so that it can
+// be run again.
+func FailedTaskKey(tenant, id string) string { return ArtefactKey(tenant, id, "task.json") }
+
 // LiveKey names the small Redis record of a task: a hash with its counters
 // ("attempts", "calls", "settled", "unpaid", "crashes"), its "holder" (the worker that
 // is at it), "idle" (that only waits for its turn), "cancelled", and, once the task has
