@@ -3,6 +3,7 @@ package handlers_test
 import (
 	"context"
 	"errors"
+	"io"
 	"fmt"
 	"net/http"
 	"strings"
@@ -170,9 +171,9 @@ type cutText struct {
 	until time.Time
 }
 
-func (s *cutText) Head(ctx context.Context, key string) (storage.Info, error) {
+func (s *cutText) Create(ctx context.Context, key string, body io.Reader, contentType string) error {
 	if time.Now().Before(s.until) {
-		return storage.Info{}, errors.New("503: caf\xc3")
+		return errors.New("503: caf\xc3")
 	}
-	return s.Store.Head(ctx, key)
+	return s.Store.Create(ctx, key, body, contentType)
 }
