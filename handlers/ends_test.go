@@ -3,8 +3,8 @@ package handlers_test
 import (
 	"context"
 	"errors"
-	"io"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
