@@ -138,3 +138,19 @@ func TestAMasterOfAClusterThatStartsAnewIsNoticedBeforeATaskIsTaken(t *testing.T
 		require.Equal(t, i+1, found)
 	}
 }
+
+// TestAKeyThatRedisForgotIsPaidForOnce: the second producer has no bucket to ask.
+func TestAKeyThatRedisForgotIsPaidForOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		boxless := tasks.NewClient(tasks.Config{Redis: r.redis})
+		for range 2 {
+			accepted, err := boxless.Enqueue(t.Context(), tasks.Text{Prompt: "hi"}, tasks.WithIdempotencyKey("k"))
+			require.NoError(t, err)
+			require.Equal(t, tasks.Completed, r.wait(accepted.ID).Status)
+			time.Sleep(time.Second)
+			r.server.Wipe()
+			time.Sleep(time.Minute)
+		}
+		require.Len(t, r.ai.Requests(), 1)
+	})
+}

@@ -94,7 +94,9 @@ func (c *Client) push(ctx context.Context, b batch, which []int, begun time.Time
 	some, name := make([]Task, len(which)), c.took.known(ctx, c.cfg.Redis)
 	for j, i := range which {
 		some[j] = b.tasks[i]
-		if !b.accepted[i].Existing { // of a twin that was there nothing is known
+		// Of a twin nothing is known: one that was there, or one that Redis forgot and
+		// only the bucket, which was not asked, knows to have ended.
+		if !b.accepted[i].Existing && (!b.keyed[i] || c.cfg.Store != nil) {
 			some[j].Redis = name
 		}
 	}
