@@ -17,7 +17,7 @@ const first, last = 10000, 32000
 // same moment, which 22,000 of them make rare.
 func Find() (port string, err error) {
 	for range 100 {
-		port = strconv.Itoa(first + rand.IntN(last-first)) //nolint:gosec // no secret is drawn
+		port = strconv.Itoa(first + rand.IntN(last-first))
 		l, failed := net.Listen("tcp", "127.0.0.1:"+port)
 		if failed == nil {
 			return port, l.Close()
