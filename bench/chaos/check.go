@@ -25,8 +25,9 @@ type verdict struct {
 	unexplained, litter, wrong []string
 }
 
-func (v *verdict) violations() int {
-	return len(v.lost) + len(v.double) + len(v.overpaid) + len(v.unexplained) + len(v.litter) + len(v.wrong)
+// broken reports whether a promise is, or more is left behind than may be.
+func (v *verdict) broken(litter int) bool {
+	return len(v.lost)+len(v.double)+len(v.overpaid)+len(v.unexplained)+len(v.wrong) > 0 || len(v.litter) > litter
 }
 
 // judge checks the invariants from outside.

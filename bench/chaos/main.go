@@ -29,7 +29,7 @@ import (
 type options struct {
 	length, quiet, life time.Duration
 	seed                uint64
-	slots, rate         int
+	slots, rate, litter int
 	dir, binary         string
 	keep                bool
 }
@@ -42,6 +42,7 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano())%1_000_000, "of what goes wrong when; the machine has its own part in it")
 	flag.IntVar(&o.slots, "workers", 5, "worker processes at a time")
 	flag.IntVar(&o.rate, "rate", 12, "tasks a second")
+	flag.IntVar(&o.litter, "litter", 0, "how many objects and keys may be left behind: no promise, but each is a bug to look at")
 	flag.StringVar(&o.dir, "dir", "", "folder for the evidence; a temporary one when empty")
 	flag.StringVar(&o.binary, "binary", "", "neuronmill built with -tags failpoint; built when empty")
 	flag.BoolVar(&o.keep, "keep", false, "keep the evidence of a good run too")
@@ -112,7 +113,7 @@ func chaos(ctx context.Context, o options) (good bool, err error) {
 		v.wrong = append(v.wrong, "not quiet after "+toQuiet.Round(time.Second).String()+": "+left)
 	}
 	r.report(v, toQuiet)
-	return v.violations() == 0, r.keepEvidence(v, calls, out)
+	return !v.broken(o.litter), r.keepEvidence(v, calls, out)
 }
 
 func (r *run) seeded(n uint64) *rand.Rand { return rand.New(rand.NewPCG(r.seed, n)) }
