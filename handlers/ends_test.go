@@ -140,6 +140,24 @@ func TestAFailureThatComesSecondAndDiesIsNotListedForLong(t *testing.T) {
 	}
 }
 
+// TestADeadlineThatPassesBeforeATaskIsTakenAgainForgetsNothing: its worker died with a
+// paid answer stored, and a new worker does not get to take it.
+func TestADeadlineThatPassesBeforeATaskIsTakenAgainForgetsNothing(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		id := r.enqueue(tasks.Image{Prompt: "a mill"}, tasks.WithTimeToLive(5*time.Second))
+		r.put("default/tasks/"+id+"/answer.json", "{}")
+		r.put("default/tasks/"+id+"/image.jpg", "picture")
+		r.redis.HSet(t.Context(), tasks.LiveKey(id), "calls", 1, "attempts", 1)
+		r.server.Restore(r.server.Snapshot()) // the worker waits for others before it takes it
+		r.work()
+		result := r.wait(id)
+		require.Equal(t, "deadline_exceeded", result.Error.Code)
+		require.Equal(t, []int{1, 1}, []int{result.Usage.Calls, result.Usage.Unsettled})
+		time.Sleep(5 * time.Second)
+		require.Equal(t, []string{tasks.ResultKey("default", id), tasks.FailedTaskKey("default", id)}, r.keys("default/tasks/"))
+	})
+}
+
 func TestATaskWhoseDeadlinePassedInTheQueueSendsNoCall(t *testing.T) {
 	alone(t, func(t *testing.T, r *rig) {
 		id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithTimeToLive(20*time.Second))

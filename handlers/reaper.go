@@ -131,9 +131,7 @@ func (r *reaper) end(ctx context.Context, id string, q queued, f *tasks.Failure)
 	}
 	err = r.h.findResult(ctx, j)
 	if err == nil && !j.over {
-		if j.counts, err = r.h.readCounters(ctx, id); err == nil {
-			err = r.h.fail(ctx, j, f)
-		}
+		err = r.h.fail(ctx, j, f)
 	}
 	if err == nil {
 		err = r.h.tidy(ctx, j)

@@ -69,17 +69,28 @@ func (h *Handlers) carryOut(ctx context.Context, j *job, v verdict) error {
 func (h *Handlers) fail(ctx context.Context, j *job, f *tasks.Failure) error {
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	r := j.result(tasks.Failed)
-	r.Error = &tasks.Failure{Code: f.Code, Message: clean(f.Message)}
-	err := h.leaveTask(ctx, j, r)
+	err := h.recall(ctx, j)
 	if err == nil {
-		err = h.finish(ctx, j, r)
+		r := j.result(tasks.Failed)
+		r.Error = &tasks.Failure{Code: f.Code, Message: clean(f.Message)}
+		if err = h.leaveTask(ctx, j, r); err == nil {
+			err = h.finish(ctx, j, r)
+		}
 	}
 	if err != nil {
 		h.release(ctx, j)
 		return &handback{after: backoff(3), why: "store the failure: " + clean(err.Error())}
 	}
 	return nil
+}
+
+// recall reads what earlier runs of a task came to, where this one ends it before it was
+// taken, as a deadline does that passes meanwhile.
+func (h *Handlers) recall(ctx context.Context, j *job) (err error) {
+	if !j.held && j.startedAt.IsZero() {
+		j.counts, err = h.readCounters(ctx, j.task.ID)
+	}
+	return err
 }
 
 // leaveTask puts the failed task where it can be found and run again.
