@@ -186,7 +186,7 @@ func (h *Handlers) forgetAnswers(ctx context.Context, j *job) error {
 	}
 	for _, key := range append(keys, j.answers...) {
 		if err := h.cfg.Store.Delete(ctx, key); err != nil {
-			return fmt.Errorf("remove a stored answer: %w", err)
+			return fmt.Errorf("remove what an earlier run left: %w", err)
 		}
 	}
 	return nil
@@ -200,15 +200,15 @@ func (h *Handlers) leftBehind(ctx context.Context, j *job) ([]string, error) {
 	if !j.over && (first || !j.startedAt.IsZero()) {
 		return nil, nil
 	}
-	var answers, files []string
+	var keys, files []string
 	failedTask := ""
 	for info, err := range h.cfg.Store.List(ctx, j.key(""), "") {
 		if err != nil {
-			return nil, fmt.Errorf("look for stored answers: %w", err)
+			return nil, fmt.Errorf("look for what earlier runs stored: %w", err)
 		}
 		switch name := strings.TrimPrefix(info.Key, j.key("")); {
 		case strings.HasPrefix(name, "answer"):
-			answers = append(answers, info.Key)
+			keys = append(keys, info.Key)
 		case info.Key == tasks.FailedTaskKey(j.task.Tenant, j.task.ID):
 			failedTask = info.Key // only a failure leaves it
 		case name != "result.json" && !strings.HasPrefix(name, "input"):
@@ -222,11 +222,11 @@ func (h *Handlers) leftBehind(ctx context.Context, j *job) ([]string, error) {
 			return nil, err
 		}
 		if failed = first.Status == tasks.Failed; !failed {
-			answers = append(answers, tasks.DeadKey(j.task.Tenant, j.task.ID), failedTask)
+			keys = append(keys, tasks.DeadKey(j.task.Tenant, j.task.ID), failedTask)
 		}
 	}
 	if failed {
-		answers = append(answers, files...)
+		keys = append(keys, files...)
 	}
-	return answers, nil
+	return keys, nil
 }

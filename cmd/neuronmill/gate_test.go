@@ -20,10 +20,7 @@ func TestWorkerProcessesShareOneGate(t *testing.T) {
 	for range 3 {
 		f.startWith([]string{"NEURONMILL_LIMITS=translation=300"}, "worker", "--kinds", "translation", "--concurrency", "4")
 	}
-	require.Eventually(t, func() bool {
-		keys, err := f.redis.Keys(t.Context(), "neuronmill:worker:*").Result()
-		return err == nil && len(keys) == 3
-	}, time.Minute, 50*time.Millisecond)
+	f.alive(3)
 	const n = 30
 	f.enqueue(n, tasks.Interactive)
 	f.ended(n)

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -38,6 +40,26 @@ func (f *fleet) enqueue(n int, lane tasks.Lane) {
 	}
 	ids := f.runOn(lines.String(), "enqueue", "translation", "-", "--target-lang", "es", "--lane", string(lane))
 	require.Len(f.t, strings.Fields(ids), n)
+}
+
+// alive waits until so many workers have shown themselves.
+func (f *fleet) alive(n int) {
+	f.t.Helper()
+	count := func(ctx context.Context, r redis.Cmdable) int64 {
+		return int64(len(r.Keys(ctx, "neuronmill:worker:*").Val()))
+	}
+	require.Eventually(f.t, func() bool {
+		cluster, ok := f.redis.(*redis.ClusterClient)
+		if !ok {
+			return count(f.t.Context(), f.redis) == int64(n)
+		}
+		var found atomic.Int64
+		err := cluster.ForEachMaster(f.t.Context(), func(ctx context.Context, m *redis.Client) error {
+			found.Add(count(ctx, m))
+			return nil
+		})
+		return err == nil && found.Load() == int64(n)
+	}, time.Minute, 50*time.Millisecond)
 }
 
 // called waits until the emulator has met so many calls.
@@ -139,6 +161,7 @@ func TestAClusterThatLosesItsLastMomentsCostsNoSecondCall(t *testing.T) {
 			f.called(4)
 			if !late {
 				work()
+				f.alive(2)
 			}
 			for i, s := range servers {
 				s.Kill()
