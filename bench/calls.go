@@ -9,8 +9,8 @@ import (
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 )
 
-// The emulator's log is the witness of all measurements: who called when, and what it
-// was told.
+// The emulator's log is the source of all measurements: it holds each call, its time, its
+// caller and its answer.
 
 func refused(r workersaitest.Request) bool  { return r.Status == http.StatusTooManyRequests }
 func answered(r workersaitest.Request) bool { return r.Status == http.StatusOK }
@@ -25,7 +25,7 @@ func count(calls []workersaitest.Request, which func(workersaitest.Request) bool
 	return n
 }
 
-// between cuts a log, which is in order of arrival.
+// between returns the calls from one time to another. The log is in order of arrival.
 func between(calls []workersaitest.Request, from, to time.Time) []workersaitest.Request {
 	at := func(t time.Time) int {
 		i, _ := slices.BinarySearchFunc(calls, t, func(r workersaitest.Request, t time.Time) int { return r.At.Compare(t) })
@@ -34,16 +34,16 @@ func between(calls []workersaitest.Request, from, to time.Time) []workersaitest.
 	return calls[at(from):at(to)]
 }
 
-// textIn is the text of a translation that was asked for.
+// textIn returns the text of a translation request.
 func textIn(r workersaitest.Request) string {
 	var body struct {
 		Text string `json:"text"`
 	}
-	_ = json.Unmarshal(r.Body, &body) // a body of ours
+	_ = json.Unmarshal(r.Body, &body) // the benchmark wrote this body
 	return body.Text
 }
 
-// percentile gives the value that p of 100 do not exceed; values are sorted.
+// percentile returns the value that p percent of the sorted values do not exceed.
 func percentile(sorted []float64, p float64) float64 {
 	if len(sorted) == 0 {
 		return 0

@@ -10,13 +10,13 @@ import (
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 )
 
-// closing is what a fleet did after a 429 with Retry-After.
+// closing describes a fleet's calls after a 429 with Retry-After.
 type closing struct {
 	Way      string    `json:"way"`
 	Workers  int       `json:"workers"`
-	InFlight int       `json:"in_flight"` // calls within the first tenth of a second: on their way already
+	InFlight int       `json:"in_flight"` // calls within the first tenth of a second: sent before the 429 was known
 	During   int       `json:"during"`    // calls in the rest of the pause
-	Lost     float64   `json:"lost_s"`    // beyond the pause, when the 60th call after it came
+	Lost     float64   `json:"lost_s"`    // delay of the 60th call after the pause
 	At       []float64 `json:"at_s"`      // of all calls, from the 429
 }
 
@@ -29,8 +29,8 @@ type closureFigures struct {
 const (
 	retryAfter = 3 * time.Second
 	onTheWay   = 100 * time.Millisecond
-	afterwards = 60               // calls by which the time lost is told
-	patience   = 20 * time.Second // with a fleet that does not make so many
+	afterwards = 60               // the 60th call after the pause shows the time lost
+	patience   = 20 * time.Second // wait for a fleet with fewer calls
 )
 
 func measureClosure(l *lab) (figures, error) {

@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// lab is where measurements are made: a folder of its own and the built program.
+// lab is the environment of the measurements: a folder of its own and the built program.
 type lab struct {
 	ctx          context.Context
 	quick        bool
 	dir          string // removed at the end
 	binary       string // neuronmill
-	self         string // this program, for rivals
-	bullmq       string // folder with the installed node program
+	self         string // this program, which also runs the rivals
+	bullmq       string // folder with the installed Node program
 	redisVersion string
 
 	bullOnce sync.Once
@@ -59,10 +59,10 @@ func (l *lab) prepare() error {
 
 func (l *lab) close() { _ = os.RemoveAll(l.dir) }
 
-// say tells what is going on, apart from the figures.
+// say prints progress to stderr, apart from the figures.
 func (l *lab) say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
-// output runs a program to its end.
+// output runs a program to its end and returns its output.
 func (l *lab) output(dir, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(l.ctx, program, args...)
 	cmd.Dir = dir
@@ -75,7 +75,7 @@ func (l *lab) output(dir, program string, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// sleep waits unless the measurement is called off.
+// sleep waits unless the measurement is cancelled.
 func (l *lab) sleep(d time.Duration) error {
 	select {
 	case <-l.ctx.Done():
@@ -85,7 +85,7 @@ func (l *lab) sleep(d time.Duration) error {
 	}
 }
 
-// until asks every few milliseconds whether something has come about.
+// until polls a condition every few milliseconds.
 func (l *lab) until(what string, most time.Duration, come func() (bool, error)) error {
 	for end := time.Now().Add(most); time.Now().Before(end); {
 		ok, err := come()
@@ -112,20 +112,21 @@ func start(cmd *exec.Cmd, log string) (*process, error) {
 		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us: we end them in order
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches this program alone, which ends them in order
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", cmd.Path, err), out.Close())
 	}
 	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
 	go func() {
-		_ = cmd.Wait() // how it ended stands in cmd.ProcessState
+		_ = cmd.Wait() // cmd.ProcessState says how it ended
 		_ = out.Close()
 		close(p.done)
 	}()
 	return p, nil
 }
 
-// stopAll ends processes, politely at first and all at once.
+// stopAll stops all processes at the same time, at first with a signal that lets them
+// finish.
 func stopAll(processes []*process) {
 	for _, p := range processes {
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
@@ -137,17 +138,17 @@ func stopAll(processes []*process) {
 		case <-late:
 			_ = p.cmd.Process.Kill()
 			<-p.done
-			late = time.After(0) // the others have had their time too
+			late = time.After(0) // the other processes have had their time too
 		}
 	}
 }
 
-// cpu is what a process that was stopped has used.
+// cpu returns the CPU time of a stopped process.
 func (p *process) cpu() time.Duration {
 	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
 }
 
-// ended reports a process that should still run.
+// ended returns an error when a process that should run has ended.
 func (p *process) ended() error {
 	select {
 	case <-p.done:

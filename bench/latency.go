@@ -11,10 +11,10 @@ import (
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 )
 
-// starts are the times from enqueue to call of interactive tasks.
+// starts holds the times from enqueue to call of interactive tasks.
 type starts struct {
 	Behind int       `json:"behind"` // bulk tasks that waited
-	Used   float64   `json:"used"`   // of the limit meanwhile, bulk included
+	Used   float64   `json:"used"`   // share of the limit used meanwhile, bulk included
 	MS     []float64 `json:"ms"`     // sorted
 }
 
@@ -41,8 +41,8 @@ func measureLatency(l *lab) (figures, error) {
 	return f, nil
 }
 
-// starts enqueues interactive tasks at odd times and looks up in the emulator's log when
-// each was called for; both clocks are this machine's.
+// starts enqueues interactive tasks at irregular times and finds the time of each call in
+// the emulator's log. Both clocks are this machine's.
 func (l *lab) starts(workers, behind, samples int) (starts, error) {
 	r := starts{Behind: behind}
 	s, err := l.open(workersaitest.Options{Latency: latency, PerWindow: middle.Window, Limits: map[string]int{"translation": middle.perWindow()}})
@@ -50,7 +50,7 @@ func (l *lab) starts(workers, behind, samples int) (starts, error) {
 		return r, err
 	}
 	defer s.close()
-	client := s.client(false)
+	client := s.client(true)
 	if _, err := s.fill(client, behind, func(i int) tasks.Request { return translate(textOf(i), tasks.Bulk) }); err != nil {
 		return r, err
 	}
@@ -96,8 +96,8 @@ func (f *latencyFigures) Section() report.Section {
 	slot := time.Minute / time.Duration(f.PerMinute)
 	s := report.Section{
 		Title: "Interactive tasks, idle and behind a bulk backlog",
-		About: fmt.Sprintf(`%d worker processes at %d a minute, so a slot of the pace is %s. Interactive tasks are enqueued 0.3 to 1 s apart; the time is from before Enqueue
-to the call's arrival at the emulator. *Limit used* counts bulk and interactive calls together.`, f.Workers, f.PerMinute, slot),
+		About: fmt.Sprintf(`%d worker processes at %d a minute, so a slot of the pace is %s. Interactive tasks are enqueued 0.3 to 1 s apart; the time is from before Enqueue,
+which writes a pending record to the bucket (the default with a Store), to the call's arrival at the emulator. *Limit used* counts bulk and interactive calls together.`, f.Workers, f.PerMinute, slot),
 		Plot: &report.Plot{Title: "From enqueue to call", X: "ms", Y: "% of interactive tasks", MaxY: 100},
 	}
 	t := report.Table{Head: []string{"bulk tasks waiting", "interactive tasks", "p50", "p95", "p99", "worst", "limit used"}}

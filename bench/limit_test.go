@@ -11,7 +11,8 @@ import (
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// calls were answered 200 at these seconds, and 429 half a second later.
+// calls returns a log with an answer 200 at each given second, and a 429 half a second
+// later.
 func calls(seconds ...float64) []workersaitest.Request {
 	var log []workersaitest.Request
 	for _, s := range seconds {

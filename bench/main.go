@@ -22,12 +22,15 @@ import (
 type cli struct {
 	All      allCmd      `cmd:"" help:"Measure everything."`
 	Limit    limitCmd    `cmd:"" help:"How much of the limit is used, and how many calls are refused."`
+	Gate     gateCmd     `cmd:"" help:"Redis commands a call, by the number of processes that wait."`
 	Riding   ridingCmd   `cmd:"" help:"Calls and time for 10,000 embedding tasks of one text."`
 	Latency  latencyCmd  `cmd:"" help:"From enqueue to call, idle and behind 100,000 bulk tasks."`
 	Overhead overheadCmd `cmd:"" help:"What a task costs beside bare asynq."`
 	Closure  closureCmd  `cmd:"" help:"What a 429 with Retry-After leads to."`
+	Batch    batchCmd    `cmd:"" help:"A file of a million embedding lines: lines a second, memory, Redis."`
 	Render   renderCmd   `cmd:"" help:"Write the page again from the figures of the last runs."`
 	Rival    rivalCmd    `cmd:"" hidden:"" help:"A worker that is measured beside ours."`
+	Waiters  waitersCmd  `cmd:"" hidden:"" help:"Processes that wait at a gate."`
 	Ours     oursCmd     `cmd:"" hidden:"" help:"Our worker, profiled."`
 }
 

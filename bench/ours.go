@@ -8,10 +8,11 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/worker"
 )
 
-// oursCmd is "neuronmill worker" with a CPU profile, for those who look for what a task
-// costs: set BENCH_PROFILE to the beginning of file names and run overhead.
+// oursCmd is "neuronmill worker" with a CPU profile that shows the cost of a task: set
+// BENCH_PROFILE to a file name prefix and run overhead.
 type oursCmd struct {
 	app.Settings
 	Kinds       []tasks.Kind
@@ -38,11 +39,11 @@ func (c *oursCmd) Run(ctx context.Context) error {
 	}
 	defer stack.Close()
 	ai, _ := app.OpenAI(c.Settings)
-	worker, err := stack.Worker(c.Settings, ai, app.WorkerOptions{Kinds: c.Kinds, Concurrency: c.Concurrency}, log)
+	w, err := stack.Worker(c.Settings, ai, worker.Config{Kinds: c.Kinds, Concurrency: c.Concurrency}, log)
 	if err != nil {
 		return err
 	}
-	return worker.Run(ctx)
+	return w.Run(ctx)
 }
 
 var groups = kong.ExplicitGroups([]kong.Group{{Key: "settings", Title: "Settings:"}})

@@ -11,28 +11,32 @@ import (
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 )
 
-// cost is what tasks of a way cost. Figures are the medians of the rounds.
+// cost is the cost per task of a way. Figures are the medians of the rounds.
 type cost struct {
 	Way       string  `json:"way"`
 	PerSecond float64 `json:"per_second"`
-	Commands  float64 `json:"commands"`  // of Redis a task, from the queue to its end
-	RedisCPU  float64 `json:"redis_us"`  // a task
-	WorkerCPU float64 `json:"worker_us"` // a task
-	Bytes     float64 `json:"bytes"`     // of Redis for a task that waits
+	Commands  float64 `json:"commands"`  // Redis commands per task, from the queue to its end
+	RedisCPU  float64 `json:"redis_us"`  // per task
+	WorkerCPU float64 `json:"worker_us"` // per task
+	Bytes     float64 `json:"bytes"`     // of Redis per waiting task
+	Accepted  float64 `json:"accepted"`  // tasks per second that one producer enqueued
 }
 
 type overheadFigures struct {
 	Tasks  int    `json:"tasks"`
 	Rounds int    `json:"rounds"`
 	Costs  []cost `json:"costs"`
-	// Ratio is ours to storedAsynq in tasks a second, the median over rounds.
-	Ratio float64 `json:"ratio"`
-	// Folder is the same with results in a folder.
+	// Ratio compares the tasks per second of oursRecorded, the default with a Store, with
+	// those of storedAsynq: the median over rounds.
+	Ratio float64 `json:"ratio_recorded"`
+	// Unrecorded is the same ratio without a pending record.
+	Unrecorded float64 `json:"ratio_unrecorded"`
+	// Folder is the same ratio with results in a folder.
 	Folder float64 `json:"folder"`
 }
 
-// oursRecorded is ours as the command line enqueues: with a pending record in the bucket
-// that the worker removes.
+// oursRecorded is neuronmill as the command line enqueues: each task has a pending record
+// in the bucket, which it shares with others.
 const (
 	oursRecorded = ours + ", accepted into the bucket"
 	oursRiding   = ours + ", embedding tasks that ride together"
@@ -59,12 +63,13 @@ func measureOverhead(l *lab) (figures, error) {
 	for _, way := range ways {
 		f.Costs = append(f.Costs, middleOf(rounds[way]))
 	}
-	f.Ratio = ratio(rounds[ours], rounds[storedAsynq])
+	f.Ratio = ratio(rounds[oursRecorded], rounds[storedAsynq])
+	f.Unrecorded = ratio(rounds[ours], rounds[storedAsynq])
 	f.Folder = ratio(rounds[oursFolder], rounds[folderAsynq])
 	return f, nil
 }
 
-// cost has one worker process work off a queue.
+// cost lets one worker process work off a queue.
 func (l *lab) cost(way string, n int) (cost, error) {
 	c := cost{Way: way}
 	bucket := s3Server
@@ -80,10 +85,12 @@ func (l *lab) cost(way string, n int) (cost, error) {
 	if err != nil {
 		return c, err
 	}
+	filled := time.Now()
 	queue, err := s.fillFor(way, n)
 	if err != nil {
 		return c, err
 	}
+	c.Accepted = float64(n) / time.Since(filled).Seconds()
 	full, err := s.redisUse()
 	if err != nil {
 		return c, err
@@ -128,7 +135,7 @@ func (l *lab) cost(way string, n int) (cost, error) {
 	return c, nil
 }
 
-// fillFor enqueues the tasks of a way and names their queue.
+// fillFor enqueues the tasks of a way and returns the name of their queue.
 func (s *site) fillFor(way string, n int) (string, error) {
 	switch way {
 	case ours, oursRecorded, oursFolder:
@@ -149,7 +156,7 @@ func (s *site) fillFor(way string, n int) (string, error) {
 	return "default", nil
 }
 
-// ratio is one way's tasks a second to another's, the median over rounds.
+// ratio returns one way's tasks per second divided by another's, the median over rounds.
 func ratio(way, other []cost) float64 {
 	var ratios []float64
 	for i, c := range way {
@@ -174,7 +181,7 @@ func middleOf(costs []cost) cost {
 	return cost{
 		Way: costs[0].Way, PerSecond: of(func(c cost) float64 { return c.PerSecond }), Commands: of(func(c cost) float64 { return c.Commands }),
 		RedisCPU: of(func(c cost) float64 { return c.RedisCPU }), WorkerCPU: of(func(c cost) float64 { return c.WorkerCPU }),
-		Bytes: of(func(c cost) float64 { return c.Bytes }),
+		Bytes: of(func(c cost) float64 { return c.Bytes }), Accepted: of(func(c cost) float64 { return c.Accepted }),
 	}
 }
 
@@ -184,19 +191,28 @@ func (f *overheadFigures) Section() report.Section {
 		Title: "What a task costs",
 		About: fmt.Sprintf(`One worker process takes %d tasks that wait, %d slots, the same Redis settings (AOF every second), the same intervals of asking, two queues (lanes) a worker, results in the same
 bucket of a real S3 server on the same machine; medians of %d rounds in turn. neuronmill also makes an HTTP call a task to the emulator, which answers at once and shares the machine; asynq's handler calls nobody.
-*Accepted into the bucket* is with a pending record that the worker removes. *Bytes* is what a task that waits takes in Redis; neuronmill's carries model, deadline, digest and lane.
+*Accepted into the bucket* is with pending records, which tasks share that one call accepts. *Accepted* is what one producer enqueues, 1,000 in a call, one by one for asynq. *Bytes* is what a task that waits takes in Redis; neuronmill's carries model, deadline, digest and lane.
 With results in a folder, where storing one costs a fraction of a millisecond, it is %s: what there is beside the storing weighs more.`, f.Tasks, slots, f.Rounds, percent(f.Folder)),
 	}
-	t := report.Table{Head: []string{"way", "tasks a second", "Redis commands a task", "Redis CPU a task", "worker CPU a task", "Redis bytes a waiting task"}}
+	accepted := 0.0
+	t := report.Table{Head: []string{"way", "accepted a second", "tasks a second", "Redis commands a task", "Redis CPU a task", "worker CPU a task", "Redis bytes a waiting task"}}
 	for _, c := range f.Costs {
 		t.Rows = append(t.Rows, []string{
-			c.Way, fmt.Sprintf("%.0f", c.PerSecond), fmt.Sprintf("%.1f", c.Commands), fmt.Sprintf("%.0f us", c.RedisCPU),
+			c.Way, fmt.Sprintf("%.0f", c.Accepted), fmt.Sprintf("%.0f", c.PerSecond), fmt.Sprintf("%.1f", c.Commands), fmt.Sprintf("%.0f us", c.RedisCPU),
 			fmt.Sprintf("%.0f us", c.WorkerCPU), fmt.Sprintf("%.0f", c.Bytes),
 		})
 	}
+	for _, c := range f.Costs {
+		if c.Way == oursRecorded {
+			accepted = c.Accepted
+		}
+	}
 	s.Tables = []report.Table{t}
-	s.Checks = []report.Check{{
-		What: "tasks a second against " + storedAsynq, Target: "at least 70 %", Got: percent(f.Ratio), Pass: f.Ratio >= 0.7, Loaded: true,
-	}}
+	s.Checks = []report.Check{
+		{What: "tasks a second against " + storedAsynq + ", with a pending record (the default with a Store)", Target: "at least 70 %", Got: percent(f.Ratio), Pass: f.Ratio >= 0.7, Loaded: true},
+		{What: "the same without a pending record", Target: "at least 90 %", Got: percent(f.Unrecorded), Pass: f.Unrecorded >= 0.9, Loaded: true},
+		{What: "the same with results in a folder", Target: "at least 75 %", Got: percent(f.Folder), Pass: f.Folder >= 0.75, Loaded: true},
+		{What: "tasks accepted a second with pending records in S3, one producer", Target: "at least 2,000", Got: fmt.Sprintf("%.0f", accepted), Pass: accepted >= 2000, Loaded: true},
+	}
 	return s
 }

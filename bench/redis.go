@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// redisUse is what Redis has done since it started.
+// redisUse counts the work of Redis since its start.
 type redisUse struct {
-	commands int64 // those that scripts call included
+	commands int64 // includes commands called by scripts
 	cpu      time.Duration
 	memory   int64
 }

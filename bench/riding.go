@@ -9,7 +9,7 @@ import (
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 )
 
-// ride is one run over a backlog of one-text tasks.
+// ride is one run of coalescing over a backlog of one-text tasks.
 type ride struct {
 	Together bool    `json:"together"`
 	Workers  int     `json:"workers"`
@@ -17,7 +17,7 @@ type ride struct {
 	Calls    int     `json:"calls"`
 	Refused  int     `json:"refused"`
 	Wall     float64 `json:"wall_s"`  // from the first call to the last result
-	Paced    float64 `json:"paced_s"` // of this, until the last call
+	Paced    float64 `json:"paced_s"` // of this, the time until the last call
 }
 
 type ridingFigures struct {

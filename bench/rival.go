@@ -21,7 +21,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// The ways that are measured beside ours.
+// The ways that are compared with neuronmill.
 const (
 	ours        = "neuronmill"
 	backoff     = "asynq, its own exponential backoff"
@@ -38,12 +38,12 @@ type rivalCmd struct {
 	Way     string
 	Redis   string
 	URL     string
-	Pace    float64 // calls a second of this process, for the recipe
+	Pace    float64 // calls per second of this process, for the recipe
 	Bucket  string
 	Servers int `default:"1"`
 }
 
-// slots is how many tasks every worker of every way holds at once.
+// slots is the concurrency of every worker of every way.
 const slots = 16
 
 // Run works until the process is stopped.
@@ -51,6 +51,7 @@ func (c *rivalCmd) Run(ctx context.Context) error {
 	client := redis.NewClient(&redis.Options{Addr: c.Redis})
 	defer client.Close()
 	config := asynq.Config{Concurrency: slots, LogLevel: asynq.ErrorLevel}
+	likeOurs(&config)
 	handle, err := c.handler(ctx, &config)
 	if err != nil {
 		return err
@@ -82,8 +83,8 @@ func (c *rivalCmd) handler(ctx context.Context, config *asynq.Config) (asynq.Han
 			}
 			return asynq.DefaultRetryDelayFunc(n, err, t)
 		}
-		// The wiki has 10 a second with a burst of 30; the limit is divided by the number
-		// of processes, since each has a limiter of its own.
+		// The wiki has 10 per second with a burst of 30. Each process has its own
+		// limiter, so the limit is divided by the number of processes.
 		limiter := rate.NewLimiter(rate.Limit(c.Pace), max(1, int(3*c.Pace)))
 		return func(ctx context.Context, t *asynq.Task) error {
 			if !limiter.Allow() {
@@ -92,10 +93,8 @@ func (c *rivalCmd) handler(ctx context.Context, config *asynq.Config) (asynq.Han
 			return c.call(ctx, t.Payload())
 		}, nil
 	case bareAsynq:
-		likeOurs(config)
 		return func(context.Context, *asynq.Task) error { return nil }, nil
 	case storedAsynq, folderAsynq:
-		likeOurs(config)
 		store, _, err := app.OpenStore(ctx, app.Settings{StoreURL: c.Bucket})
 		if err != nil {
 			return nil, err
@@ -108,18 +107,18 @@ func (c *rivalCmd) handler(ctx context.Context, config *asynq.Config) (asynq.Han
 	return nil, fmt.Errorf("there is no way %q", c.Way)
 }
 
-// likeOurs gives a server the intervals that ours have.
+// likeOurs gives a server the same intervals as neuronmill's workers.
 func likeOurs(config *asynq.Config) {
 	config.TaskCheckInterval, config.DelayedTaskCheckInterval = 50*time.Millisecond, 500*time.Millisecond
 }
 
-// storeResult keeps a document of the size that ours has for a short translation.
+// storeResult stores a document as large as our result of a short translation.
 func storeResult(ctx context.Context, s storage.Store, id string) error {
 	document := fmt.Sprintf(`{"id":%q,"status":"completed","output":{"translated_text":%q}}`, id, strings.Repeat("x", 400))
 	return s.Create(ctx, "default/tasks/"+id+"/result.json", strings.NewReader(document), "application/json")
 }
 
-// rateLimitError and isRateLimit are the wiki's.
+// rateLimitError and isRateLimit are copied from the wiki.
 type rateLimitError struct{ RetryIn time.Duration }
 
 func (e *rateLimitError) Error() string { return fmt.Sprintf("rate limited (retry in %v)", e.RetryIn) }
@@ -129,8 +128,8 @@ func isRateLimit(err error) bool {
 	return ok
 }
 
-// call asks for one translation. A 429 is a rate limit to the recipe, with the
-// API's advice where it gives one.
+// call requests one translation. The recipe treats a 429 as a rate limit, with the API's
+// Retry-After where present.
 func (c *rivalCmd) call(ctx context.Context, text []byte) error {
 	body, err := json.Marshal(map[string]string{"text": string(text), "target_lang": "es"})
 	if err != nil {
@@ -164,22 +163,28 @@ func (c *rivalCmd) call(ctx context.Context, text []byte) error {
 	return nil
 }
 
-// pace is a limit as a rival needs it.
+// pace is a limit in the form that a rival needs.
 type pace struct {
 	PerMinute int
 	Window    time.Duration // of the emulator
 }
 
-// perWindow is the limit of a window.
+// perWindow returns the calls allowed per window.
 func (p pace) perWindow() int { return int(float64(p.PerMinute) * p.Window.Minutes()) }
 
-// interval is the time between two calls at the limit.
+// interval returns the time between two calls at the limit.
 func (p pace) interval() time.Duration { return time.Minute / time.Duration(p.PerMinute) }
 
-// rivals fills the queue of a way with n tasks and starts n processes for it.
-func (s *site) rivals(way string, processes, n int, p pace) error {
-	if way == bullWindow || way == bullEvenly {
-		return s.bull(way, processes, n, p)
+// fillRival fills the queue of a way with n tasks.
+func (s *site) fillRival(way string, n int) error {
+	if isBull(way) {
+		if err := s.installBull(); err != nil {
+			return err
+		}
+		if out, err := s.bull(way, pace{1, time.Minute}, "add", strconv.Itoa(n)).CombinedOutput(); err != nil {
+			return fmt.Errorf("fill BullMQ's queue: %w: %s", err, out)
+		}
+		return nil
 	}
 	client := asynq.NewClientFromRedisClient(s.redis)
 	for i := range n {
@@ -187,7 +192,20 @@ func (s *site) rivals(way string, processes, n int, p pace) error {
 			return err
 		}
 	}
+	return nil
+}
+
+func isBull(way string) bool { return way == bullWindow || way == bullEvenly }
+
+// rivals starts the processes of a way.
+func (s *site) rivals(way string, processes int, p pace) error {
 	for range processes {
+		if isBull(way) {
+			if err := s.launch(s.bull(way, p, "work"), "bullmq"); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := s.asynqRival(way, 1, float64(p.PerMinute)/60/float64(processes)); err != nil {
 			return err
 		}
@@ -202,37 +220,23 @@ func (s *site) asynqRival(way string, servers int, perSecond float64) error {
 
 func textOf(i int) string { return fmt.Sprintf("good morning number %d", i) }
 
-// The versions that are measured; their lock file would name a registry.
+// The measured versions; a lock file would name a registry.
 const bullVersions = "bullmq@6.7.0 ioredis@6.0.0"
 
-// bull does the same with BullMQ, whose limiter is shared by its workers.
-func (s *site) bull(way string, processes, n int, p pace) error {
-	if err := s.installBull(); err != nil {
-		return err
-	}
+// bull returns the Node program for BullMQ, whose workers share one limiter.
+func (s *site) bull(way string, p pace, args ...string) *exec.Cmd {
 	most, duration := p.perWindow(), p.Window
 	if way == bullEvenly {
 		most, duration = 1, p.interval()
 	}
-	program := func(args ...string) *exec.Cmd {
-		cmd := exec.Command("node", append([]string{"worker.mjs"}, args...)...)
-		cmd.Dir = s.bullmq
-		cmd.Env = append(os.Environ(), "REDIS_PORT="+s.port, "API="+s.url, "CONCURRENCY="+strconv.Itoa(slots),
-			"MAX="+strconv.Itoa(most), "DURATION="+strconv.FormatInt(duration.Milliseconds(), 10))
-		return cmd
-	}
-	if out, err := program("add", strconv.Itoa(n)).CombinedOutput(); err != nil {
-		return fmt.Errorf("fill BullMQ's queue: %w: %s", err, out)
-	}
-	for range processes {
-		if err := s.launch(program("work"), "bullmq"); err != nil {
-			return err
-		}
-	}
-	return nil
+	cmd := exec.Command("node", append([]string{"worker.mjs"}, args...)...)
+	cmd.Dir = s.bullmq
+	cmd.Env = append(os.Environ(), "REDIS_PORT="+s.port, "API="+s.url, "CONCURRENCY="+strconv.Itoa(slots),
+		"MAX="+strconv.Itoa(most), "DURATION="+strconv.FormatInt(duration.Milliseconds(), 10))
+	return cmd
 }
 
-// installBull puts the node program and its packages into the lab's folder, once.
+// installBull installs the Node program and its packages in the lab's folder, once.
 func (l *lab) installBull() error {
 	l.bullOnce.Do(func() {
 		dir := filepath.Join(l.dir, "bullmq")

@@ -15,7 +15,7 @@ import (
 	"github.com/neuronmill/neuronmill/bench/report"
 )
 
-// figures are what a measurement came to. They are kept as JSON and can be shown
+// figures are the outcome of a measurement. They are kept as JSON and can be shown
 // again at any time.
 type figures interface {
 	Section() report.Section
@@ -31,10 +31,12 @@ type measurement struct {
 // measurements are in the order of the page.
 var measurements = []measurement{
 	{"limit", measureLimit, func() figures { return &limitFigures{} }},
+	{"gate", measureGate, func() figures { return &gateFigures{} }},
 	{"riding", measureRiding, func() figures { return &ridingFigures{} }},
 	{"latency", measureLatency, func() figures { return &latencyFigures{} }},
 	{"overhead", measureOverhead, func() figures { return &overheadFigures{} }},
 	{"closure", measureClosure, func() figures { return &closureFigures{} }},
+	{"batch", measureBatch, func() figures { return &batchFigures{} }},
 }
 
 // flags are the same for all measurements.
@@ -47,27 +49,31 @@ type flags struct {
 type (
 	allCmd      struct{ flags }
 	limitCmd    struct{ flags }
+	gateCmd     struct{ flags }
 	ridingCmd   struct{ flags }
 	latencyCmd  struct{ flags }
 	overheadCmd struct{ flags }
 	closureCmd  struct{ flags }
+	batchCmd    struct{ flags }
 	renderCmd   struct{ flags }
 )
 
 func (c *allCmd) Run(ctx context.Context) error {
-	return c.run(ctx, "all", "limit", "riding", "latency", "overhead", "closure")
+	return c.run(ctx, "all", "limit", "gate", "riding", "latency", "overhead", "closure", "batch")
 }
 func (c *limitCmd) Run(ctx context.Context) error    { return c.run(ctx, "limit", "limit") }
+func (c *gateCmd) Run(ctx context.Context) error     { return c.run(ctx, "gate", "gate") }
 func (c *ridingCmd) Run(ctx context.Context) error   { return c.run(ctx, "riding", "riding") }
 func (c *latencyCmd) Run(ctx context.Context) error  { return c.run(ctx, "latency", "latency") }
 func (c *overheadCmd) Run(ctx context.Context) error { return c.run(ctx, "overhead", "overhead") }
 func (c *closureCmd) Run(ctx context.Context) error  { return c.run(ctx, "closure", "closure") }
+func (c *batchCmd) Run(ctx context.Context) error    { return c.run(ctx, "batch", "batch") }
 func (c *renderCmd) Run(context.Context) error       { return c.write(report.Kept{}) }
 
 // errMissed: a target was missed, which is not the program's failure.
 var errMissed = errors.New("a target was missed")
 
-// run measures, prints, and keeps what was measured.
+// run measures, prints and keeps the figures.
 func (f *flags) run(ctx context.Context, command string, names ...string) error {
 	l, err := newLab(ctx, f.Quick)
 	if err != nil {
@@ -137,7 +143,7 @@ func (f *flags) write(news report.Kept) error {
 	return report.Write(docs, kept, sections)
 }
 
-// machine says what the figures were measured on.
+// machine describes the machine of the measurement.
 func (l *lab) machine() string {
 	return fmt.Sprintf("%d cores shared by workers, Redis, emulator and rivals; %s %s/%s; %s", runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH, l.redisVersion)
 }

@@ -20,28 +20,28 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// site is what one row is measured on: an empty Redis, an empty bucket, an emulator, and
-// the workers that were started.
+// site is the environment of one row: an empty Redis, an empty bucket, an emulator, and
+// the started workers.
 type site struct {
 	*lab
 	dir    string
 	port   string // of Redis
 	redis  *redis.Client
-	bucket string // as a setting has it
+	bucket string // as in a setting
 	store  storage.Store
 	api    *workersaitest.Server
 	url    string // of the emulator
 
 	server    *http.Server
 	processes []*process
-	servers   int // how many of them are Redis and what stores
+	servers   int // how many of the processes are Redis and the store
 }
 
-// solo is a model that nothing is known of, so that tasks for it do not ride together.
-// The emulator takes it for the default embedding model.
+// solo is a model unknown to the catalogue, so its tasks are not coalesced. The emulator
+// treats it as the default embedding model.
 const solo = "@cf/bench/bge-base-en-v1.5"
 
-// open makes a site whose bucket is a folder.
+// open creates a site whose bucket is a folder.
 func (l *lab) open(o workersaitest.Options) (*site, error) { return l.openWith(o, folder) }
 
 func folder(s *site) error {
@@ -49,12 +49,13 @@ func folder(s *site) error {
 	return nil
 }
 
-// openWith makes a site with the bucket that is given.
+// openWith creates a site with the given bucket.
 func (l *lab) openWith(o workersaitest.Options, bucket func(*site) error) (*site, error) {
 	dir, err := os.MkdirTemp(l.dir, "site-")
 	if err != nil {
 		return nil, err
 	}
+	o.KeepCalls = 1 << 20 // every call is measured
 	s := &site{lab: l, dir: dir, api: workersaitest.New(o)}
 	if err := s.start(bucket); err != nil {
 		s.close()
@@ -96,10 +97,10 @@ func (s *site) start(bucket func(*site) error) error {
 	return err
 }
 
-// The credentials of the S3 server; the workers have them from the environment.
+// The credentials of the S3 server; the workers read them from the environment.
 var s3Environment = []string{"AWS_ACCESS_KEY_ID=bench", "AWS_SECRET_ACCESS_KEY=bench-secret", "AWS_EC2_METADATA_DISABLED=true"}
 
-// s3Server starts one and makes its bucket this site's.
+// s3Server starts an S3 server and uses its bucket for the site.
 func s3Server(s *site) error {
 	for _, e := range s3Environment {
 		name, value, _ := strings.Cut(e, "=")
@@ -137,7 +138,7 @@ func (s *site) launch(cmd *exec.Cmd, name string) error {
 	return err
 }
 
-// workers starts neuronmill workers as processes of their own.
+// workers starts neuronmill workers as separate processes.
 func (s *site) workers(n int, kind tasks.Kind, limit int, args ...string) error {
 	for range n {
 		program, command := s.binary, []string{"worker", "--kinds", string(kind), "--log-level", "warn"}
@@ -159,7 +160,7 @@ func (s *site) workers(n int, kind tasks.Kind, limit int, args ...string) error 
 	return nil
 }
 
-// stopWorkers stops all but the servers and gives the CPU time they used.
+// stopWorkers stops all processes except the servers and returns the CPU time they used.
 func (s *site) stopWorkers() time.Duration {
 	workers := s.processes[min(s.servers, len(s.processes)):]
 	stopAll(workers)
@@ -171,7 +172,7 @@ func (s *site) stopWorkers() time.Duration {
 	return used
 }
 
-// alive reports whether a process has ended that should not.
+// alive returns an error when a process has ended unexpectedly.
 func (s *site) alive() error {
 	for _, p := range s.processes {
 		if err := p.ended(); err != nil {
@@ -183,7 +184,7 @@ func (s *site) alive() error {
 
 func (s *site) close() {
 	if len(s.processes) > 0 {
-		s.stopWorkers() // while Redis is there for what they have to tell it
+		s.stopWorkers() // Redis still runs, so that they can write to it
 		stopAll(s.processes)
 	}
 	if s.redis != nil {
@@ -192,11 +193,11 @@ func (s *site) close() {
 	if s.server != nil {
 		_ = s.server.Close()
 	}
-	// The folder stays until the lab closes: a file system makes new files slowly for a
-	// while after it has deleted many.
+	// The folder stays until the lab closes: after many deletions a file system creates
+	// new files slowly for a while.
 }
 
-// client enqueues; with a bucket each task has a pending record in it.
+// client returns a producer; with a bucket each task has a pending record in it.
 func (s *site) client(bucket bool) *tasks.Client {
 	c := tasks.Config{Redis: s.redis, AllowUnknownModel: true}
 	if bucket {
@@ -205,7 +206,7 @@ func (s *site) client(bucket bool) *tasks.Client {
 	return tasks.NewClient(c)
 }
 
-// fill enqueues n tasks and gives their ids.
+// fill enqueues n tasks and returns their ids.
 func (s *site) fill(c *tasks.Client, n int, request func(i int) tasks.Request) ([]string, error) {
 	ids := make([]string, 0, n)
 	for len(ids) < n {
@@ -213,18 +214,17 @@ func (s *site) fill(c *tasks.Client, n int, request func(i int) tasks.Request) (
 		for i := range some {
 			some[i] = request(len(ids) + i)
 		}
-		accepted, errs := c.EnqueueMany(s.ctx, some)
-		for i, a := range accepted {
-			if errs[i] != nil {
-				return nil, errs[i]
+		for _, out := range c.EnqueueMany(s.ctx, some) {
+			if out.Err != nil {
+				return nil, out.Err
 			}
-			ids = append(ids, a.ID)
+			ids = append(ids, out.ID)
 		}
 	}
 	return ids, nil
 }
 
-// translate asks for one translation, whose text tells it from all others.
+// translate requests one translation with a unique text.
 func translate(text string, lane tasks.Lane) tasks.Request {
 	return tasks.Request{
 		Payload: tasks.Translation{Text: text, TargetLang: "es"},
@@ -232,7 +232,7 @@ func translate(text string, lane tasks.Lane) tasks.Request {
 	}
 }
 
-// waiting counts what is in a queue in whatever state.
+// waiting counts the tasks of a queue in all states.
 func (s *site) waiting(queue string) (int64, error) {
 	prefix := "asynq:{" + queue + "}:"
 	pipe := s.redis.Pipeline()

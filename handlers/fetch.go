@@ -1,108 +1,108 @@
 package handlers
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"net/netip"
-	"syscall"
-	"time"
+	"sync/atomic"
 
+	"github.com/neuronmill/neuronmill/internal/engine"
+	"github.com/neuronmill/neuronmill/internal/fetch"
+	"github.com/neuronmill/neuronmill/internal/media"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
-// audioLimit is the most bytes that are fetched from a URL.
-const audioLimit = 100 << 20
+// Audio at a URL is downloaded into the bucket, as an object of the task, before the task
+// waits for a permit and pays for a call. The copy is checked and sent like any other
+// recording, and a later run does not download it again.
 
-// fetch opens the audio at a URL. The size is -1 when the server does not say.
-func (h *Handlers) fetch(ctx context.Context, url string) (io.ReadCloser, int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// audioName names a task's copy of audio at a URL.
+const audioName = "input-audio"
+
+// audio reads recordings at URLs and in the bucket.
+type audio struct{ fetch *fetch.Client }
+
+// download copies audio at a URL into the bucket, unless an earlier run has done so, and
+// returns the key of the copy.
+func (a audio) download(ctx context.Context, c *engine.Call, url string) (key string, err error) {
+	key = c.Key(audioName)
+	switch stored, err := c.Stored(ctx, audioName); {
+	case err != nil:
+		return "", fmt.Errorf("look for the downloaded audio: %w", err)
+	case stored:
+		return key, nil
+	}
+	ctx, stop := c.Cancellable(ctx)
+	defer stop()
+	body, err := a.fetch.Open(ctx, url)
 	if err != nil {
-		return nil, 0, &tasks.Failure{Code: "url_not_allowed", Message: "the audio's url is not valid"}
+		return "", audioError(err)
 	}
-	resp, err := h.cfg.Fetch.Do(req)
-	if errors.Is(err, errNotPublic) {
-		return nil, 0, &tasks.Failure{Code: "url_not_allowed", Message: "the audio's url leads to an address that is not public"}
+	defer body.Close()
+	from := &input{Reader: body}
+	head := bufio.NewReaderSize(from, media.SniffLen)
+	start, _ := head.Peek(media.SniffLen) // errors of short or truncated files are handled below
+	contentType, known := media.Audio(start)
+	if !known && from.failure() == nil {
+		return "", &tasks.TaskError{Code: tasks.CodeUnsupportedMedia, Message: "the audio is empty or of no known audio format"}
+	}
+	err = c.Put(ctx, audioName, head, contentType)
+	if failed := from.failure(); failed != nil {
+		return "", audioError(failed)
 	}
 	if err != nil {
-		// The error's own text holds the URL, which may be a signed one.
-		return nil, 0, &fetchError{cause: err}
+		return "", fmt.Errorf("store the downloaded audio: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
-			return nil, 0, &fetchError{cause: fmt.Errorf("status %d", resp.StatusCode)}
-		}
-		return nil, 0, &tasks.Failure{Code: "fetch_failed", Message: fmt.Sprintf("the audio's server answered with status %d", resp.StatusCode)}
-	}
-	if resp.ContentLength > audioLimit {
-		resp.Body.Close()
-		return nil, 0, &tasks.Failure{Code: "input_too_large", Message: fmt.Sprintf("the audio has %d bytes, more than %d", resp.ContentLength, int64(audioLimit))}
-	}
-	return http.MaxBytesReader(nil, resp.Body, audioLimit), resp.ContentLength, nil
+	return key, nil
 }
 
-// fetchError is an audio server that could not be reached or is not well.
-type fetchError struct{ cause error }
-
-func (e *fetchError) Error() string { return "the audio's server did not answer" }
-func (e *fetchError) Unwrap() error { return e.cause }
-
-var errNotPublic = errors.New("address is not public")
-
-// publicClient only connects to public addresses, judged after the name was resolved,
-// and never through a proxy: a task must not become a way into the worker's network.
-func publicClient() *http.Client {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
-		at, err := netip.ParseAddrPort(address)
-		if err != nil || !public(at.Addr().Unmap()) || at.Port() != 443 {
-			return errNotPublic
-		}
-		return nil
-	}}
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext: dialer.DialContext, DisableKeepAlives: true,
-			TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 30 * time.Second,
-		},
-		CheckRedirect: func(req *http.Request, via []*http.Request) error {
-			if len(via) > 3 || req.URL.Scheme != "https" {
-				return errNotPublic
-			}
-			return nil
-		},
+// audioError maps the error of a failed download to the task's error.
+func audioError(err error) error {
+	switch message := "the audio cannot be downloaded: " + err.Error(); {
+	case errors.As(err, new(*fetch.UnreachableError)):
+		return &engine.AttemptError{Code: tasks.CodeAudioUnreachable, Err: fmt.Errorf("the server of the audio cannot be used: %w", err)}
+	case errors.Is(err, fetch.ErrNotAllowed):
+		return &tasks.TaskError{Code: tasks.CodeURLNotAllowed, Message: message}
+	case errors.Is(err, fetch.ErrRefused):
+		return &tasks.TaskError{Code: tasks.CodeFetchFailed, Message: message}
+	case errors.Is(err, fetch.ErrTooLarge):
+		return &tasks.TaskError{Code: tasks.CodeInputTooLarge, Message: message}
 	}
+	return err // the cause that ended the context
 }
 
-// special are the blocks that no public server has, beyond what netip knows: the IANA
-// special-purpose registries for IPv4 and IPv6.
-var special = prefixes(
-	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15",
-	"198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
-)
-
-// globalV6 is the only part of IPv6 that is handed out for public use.
-var globalV6 = netip.MustParsePrefix("2000::/3")
-
-func public(a netip.Addr) bool {
-	if a.IsPrivate() || a.IsLoopback() || !a.IsGlobalUnicast() || a.Is6() && !globalV6.Contains(a) {
-		return false
+// copies returns the name of a task's copy of audio, if it may have one.
+func copies(t tasks.Task) []string {
+	var payload struct {
+		Audio tasks.Audio `json:"audio"`
 	}
-	for _, p := range special {
-		if p.Contains(a) {
-			return false
-		}
+	if t.InputKey != "" || json.Unmarshal(t.Payload, &payload) == nil && payload.Audio.URL != "" {
+		return []string{audioName}
 	}
-	return true
+	return nil
 }
 
-func prefixes(texts ...string) []netip.Prefix {
-	var list []netip.Prefix
-	for _, t := range texts {
-		list = append(list, netip.MustParsePrefix(t))
+// input is a stream that keeps its read error apart from the errors of its consumer.
+type input struct {
+	io.Reader
+	failed atomic.Pointer[error]
+}
+
+func (i *input) Read(p []byte) (int, error) {
+	n, err := i.Reader.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // a wrapped EOF is a failure
+		i.failed.Store(&err)
 	}
-	return list
+	return n, err
+}
+
+// failure returns the read error of the stream; nil when there was none.
+func (i *input) failure() error {
+	if err := i.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }

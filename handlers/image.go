@@ -4,13 +4,15 @@ import (
 	"bytes"
 	"context"
 
+	"github.com/neuronmill/neuronmill/internal/engine"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai"
 )
 
 var imageExtensions = map[string]string{"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
-func (h *Handlers) image(ctx context.Context, j *job, p tasks.Image) (*output, error) {
+// image sends one prompt and returns the picture as an artefact.
+func image(ctx context.Context, c *engine.Call, p tasks.Image) (*engine.Output, error) {
 	in := workersai.ImageInput{
 		Prompt: p.Prompt, NegativePrompt: p.NegativePrompt,
 		Width: p.Width, Height: p.Height, Seed: p.Seed,
@@ -22,23 +24,23 @@ func (h *Handlers) image(ctx context.Context, j *job, p tasks.Image) (*output, e
 		in.Guidance = *p.Guidance
 	}
 	var picture *workersai.Image
-	err := j.call(ctx, func(ctx context.Context) (workersai.Meta, error) {
+	err := c.Send(ctx, func(ctx context.Context) (workersai.Meta, error) {
 		var (
 			meta workersai.Meta
 			err  error
 		)
-		picture, meta, err = h.cfg.AI.Image(ctx, j.task.Model, in)
+		picture, meta, err = c.AI.Image(ctx, c.Model, in)
 		return meta, err
 	})
 	if err != nil {
 		return nil, err
 	}
 	name := "image." + imageExtensions[picture.ContentType]
-	return &output{
-		result: tasks.ImageOutput{
-			Image: j.key(name), ContentType: picture.ContentType,
+	return &engine.Output{
+		Result: tasks.ImageOutput{
+			Image: c.Key(name), ContentType: picture.ContentType,
 			Width: picture.Width, Height: picture.Height,
 		},
-		files: []file{{name: name, contentType: picture.ContentType, body: bytes.NewReader(picture.Data)}},
+		Files: []engine.File{{Name: name, ContentType: picture.ContentType, Body: bytes.NewReader(picture.Data)}},
 	}, nil
 }

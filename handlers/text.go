@@ -3,26 +3,31 @@ package handlers
 import (
 	"context"
 
+	"github.com/neuronmill/neuronmill/internal/engine"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai"
 )
 
-func (h *Handlers) text(ctx context.Context, j *job, p tasks.Text) (*output, error) {
+// text sends one prompt or chat.
+func text(ctx context.Context, c *engine.Call, p tasks.Text) (*engine.Output, error) {
 	var answer *workersai.Generation
-	err := j.call(ctx, func(ctx context.Context) (workersai.Meta, error) {
+	err := c.Send(ctx, func(ctx context.Context) (workersai.Meta, error) {
 		var (
 			meta workersai.Meta
 			err  error
 		)
-		answer, meta, err = h.cfg.AI.Generate(ctx, j.task.Model, p.Body())
+		answer, meta, err = c.AI.GenerateStream(ctx, c.Model, p.Body(), c.Text)
 		return meta, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := tasks.TextOutput{Text: answer.Text, Reasoning: answer.Reasoning, FinishReason: answer.FinishReason}
-	for _, c := range answer.ToolCalls {
-		out.ToolCalls = append(out.ToolCalls, tasks.ToolCall(c))
+	out := tasks.TextOutput{
+		Text: answer.Text, Reasoning: answer.Reasoning, Refusal: answer.Refusal, FinishReason: answer.FinishReason,
+		InputTokens: answer.InputTokens, OutputTokens: answer.OutputTokens,
 	}
-	return &output{result: out}, nil
+	for _, call := range answer.ToolCalls {
+		out.ToolCalls = append(out.ToolCalls, tasks.ToolCall(call))
+	}
+	return &engine.Output{Result: out}, nil
 }

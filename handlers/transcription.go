@@ -1,36 +1,42 @@
 package handlers
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
+	"github.com/neuronmill/neuronmill/internal/engine"
 	"github.com/neuronmill/neuronmill/internal/media"
-	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai"
 )
 
-func (h *Handlers) transcription(ctx context.Context, j *job, p tasks.Transcription) (*output, error) {
+// transcription checks a recording, sends it and returns the transcript as artefacts.
+func (a audio) transcription(ctx context.Context, c *engine.Call, p tasks.Transcription) (*engine.Output, error) {
+	source, err := a.prepare(ctx, c, p.Audio)
+	if err != nil {
+		return nil, err
+	}
 	var heard *workersai.Transcript
-	err := j.call(ctx, func(ctx context.Context) (workersai.Meta, error) {
-		audio, err := h.audio(ctx, j, p.Audio)
+	err = c.Send(ctx, func(ctx context.Context) (meta workersai.Meta, err error) {
+		body, err := c.Open(ctx, source.key)
 		if err != nil {
-			return workersai.Meta{}, err
+			return meta, missingAudio("open", err)
 		}
-		defer audio.Close()
+		defer body.Close()
+		from := &input{Reader: body}
 		in := workersai.TranscribeInput{
-			Audio: audio, Size: audio.size, ContentType: audio.contentType,
+			Audio: from, Size: source.size, ContentType: source.contentType,
 			Language: p.Language, Task: p.Task, InitialPrompt: p.InitialPrompt,
 		}
 		if p.VADFilter != nil {
 			in.VADFilter = *p.VADFilter
 		}
-		var meta workersai.Meta
-		heard, meta, err = h.cfg.AI.Transcribe(ctx, j.task.Model, in)
+		heard, meta, err = c.AI.Transcribe(ctx, c.Model, in)
+		if failed := from.failure(); err != nil && failed != nil {
+			err = fmt.Errorf("read the audio: %w", failed) // only part of the recording was sent, which the API does not transcribe
+		}
 		return meta, err
 	})
 	if err != nil {
@@ -43,62 +49,65 @@ func (h *Handlers) transcription(ctx context.Context, j *job, p tasks.Transcript
 	for _, w := range heard.Words {
 		out.Words = append(out.Words, tasks.Word(w))
 	}
-	return &output{result: out, files: []file{
-		{name: "transcript.txt", contentType: "text/plain; charset=utf-8", body: strings.NewReader(out.Text + "\n")},
-		{name: "transcript.vtt", contentType: "text/vtt", body: strings.NewReader(subtitles(heard))},
+	return &engine.Output{Result: out, Files: []engine.File{
+		{Name: "transcript.txt", ContentType: "text/plain; charset=utf-8", Body: strings.NewReader(out.Text + "\n")},
+		{Name: "transcript.vtt", ContentType: "text/vtt", Body: strings.NewReader(subtitles(heard))},
 	}}, nil
 }
 
-// sound is an opened recording.
-type sound struct {
-	io.Reader
-	io.Closer
-	size        int64 // bytes, -1 when not known
+// recording is checked audio in the bucket.
+type recording struct {
+	key         string
+	size        int64
 	contentType string
 }
 
-// audio opens the recording and looks at its first bytes, before anything is paid.
-func (h *Handlers) audio(ctx context.Context, j *job, a tasks.Audio) (*sound, error) {
-	body, size, err := h.openAudio(ctx, j, a)
+// prepare brings the recording into the bucket and checks it, before the task waits
+// for a permit and pays for a call. The check is the same for uploads and for URLs.
+func (a audio) prepare(ctx context.Context, c *engine.Call, from tasks.Audio) (recording, error) {
+	key := from.Key
+	if from.URL != "" {
+		var err error
+		if key, err = a.download(ctx, c, from.URL); err != nil {
+			return recording{}, err
+		}
+	} else if !strings.HasPrefix(key, c.Tenant+"/") {
+		return recording{}, errNoAudio
+	}
+	size, err := c.Size(ctx, key)
 	if err != nil {
-		return nil, err
+		return recording{}, missingAudio("look for", err)
 	}
-	head := bufio.NewReaderSize(body, media.SniffLen)
-	start, err := head.Peek(media.SniffLen)
-	if err != nil && !errors.Is(err, io.EOF) {
-		body.Close()
-		return nil, fmt.Errorf("read the audio: %w", err)
+	body, err := c.Open(ctx, key)
+	if err != nil {
+		return recording{}, missingAudio("open", err)
 	}
-	contentType, ok := media.Audio(start)
-	if !ok {
-		body.Close()
-		return nil, &tasks.Failure{Code: "unsupported_media", Message: "the audio is empty or of no known audio format"}
+	defer body.Close()
+	contentType, err := media.CheckAudio(body, size)
+	if refused, ok := errors.AsType[*media.RefusedError](err); ok {
+		code := tasks.CodeUnsupportedMedia
+		if refused.TooLarge {
+			code = tasks.CodeInputTooLarge
+		}
+		return recording{}, &tasks.TaskError{Code: code, Message: refused.Error()}
 	}
-	return &sound{Reader: head, Closer: body, size: size, contentType: contentType}, nil
+	if err != nil {
+		return recording{}, err
+	}
+	return recording{key, size, contentType}, nil
 }
 
-func (h *Handlers) openAudio(ctx context.Context, j *job, a tasks.Audio) (io.ReadCloser, int64, error) {
-	if a.Key == "" {
-		return h.fetch(ctx, a.URL)
+var errNoAudio = &tasks.TaskError{Code: tasks.CodeInputNotFound, Message: "no audio at that key"}
+
+// missingAudio maps an error of reading a recording to the task's error.
+func missingAudio(verb string, err error) error {
+	if errors.Is(err, engine.ErrNoObject) {
+		return errNoAudio
 	}
-	if !strings.HasPrefix(a.Key, j.task.Tenant+"/") {
-		return nil, 0, &tasks.Failure{Code: "input_not_found", Message: "no audio at that key"}
-	}
-	info, err := h.cfg.Store.Head(ctx, a.Key)
-	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrInvalidKey) {
-		return nil, 0, &tasks.Failure{Code: "input_not_found", Message: "no audio at that key"}
-	}
-	if err != nil {
-		return nil, 0, fmt.Errorf("look for the audio: %w", err)
-	}
-	body, err := h.cfg.Store.Get(ctx, a.Key)
-	if err != nil {
-		return nil, 0, fmt.Errorf("open the audio: %w", err)
-	}
-	return body, info.Size, nil
+	return fmt.Errorf("%s the audio: %w", verb, err)
 }
 
-// subtitles is the transcript as WebVTT: the model's own where it sent one.
+// subtitles returns the transcript as WebVTT: the model's own if it sent one.
 func subtitles(t *workersai.Transcript) string {
 	if strings.HasPrefix(t.VTT, "WEBVTT") {
 		return t.VTT

@@ -5,31 +5,38 @@ import (
 	"fmt"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
+	"github.com/neuronmill/neuronmill/internal/engine"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai"
 )
 
-// translation rides with other texts of the same languages where the model takes lists.
-func (h *Handlers) translation(ctx context.Context, j *job, p tasks.Translation) (*output, error) {
+// translation sends one text, or joins the texts of other tasks in the same languages if
+// the model takes lists.
+func translation(ctx context.Context, c *engine.Call, p tasks.Translation) (*engine.Output, error) {
 	send := func(ctx context.Context, texts []string) ([]string, workersai.Meta, error) {
-		return h.cfg.AI.Translate(ctx, j.task.Model, workersai.TranslateInput{Texts: texts, Source: p.SourceLang, Target: p.TargetLang})
+		return c.AI.Translate(ctx, c.Model, workersai.TranslateInput{Texts: texts, Source: p.SourceLang, Target: p.TargetLang})
 	}
 	var texts []string
 	var err error
-	if row, _ := catalogue.Find(j.task.Model); row.Texts > 1 {
-		to := route{model: j.task.Model, kind: j.task.Kind, lane: j.task.Lane, options: p.SourceLang + ">" + p.TargetLang}
-		texts, err = lineTo(h, &h.carpool.translations, to, send).ride(ctx, j, []string{p.Text})
+	if takesLists(c.Model) {
+		texts, err = engine.Coalesce(ctx, c, p.SourceLang+">"+p.TargetLang, []string{p.Text}, send)
 	} else {
-		err = j.call(ctx, func(ctx context.Context) (meta workersai.Meta, err error) {
+		err = c.Send(ctx, func(ctx context.Context) (meta workersai.Meta, err error) {
 			texts, meta, err = send(ctx, []string{p.Text})
+			if err == nil && len(texts) != 1 {
+				err = &engine.UnusableError{Err: fmt.Errorf("the model answered %d translations for one text", len(texts))}
+			}
 			return meta, err
 		})
 	}
 	if err != nil {
 		return nil, err
 	}
-	if len(texts) != 1 {
-		return nil, fmt.Errorf("the model answered %d translations for one text", len(texts))
-	}
-	return &output{result: tasks.TranslationOutput{TranslatedText: texts[0]}}, nil
+	return &engine.Output{Result: tasks.TranslationOutput{TranslatedText: texts[0]}}, nil
+}
+
+// takesLists reports whether a model takes several texts in one call.
+func takesLists(model string) bool {
+	m, _ := catalogue.Find(model)
+	return m.Texts > 1
 }

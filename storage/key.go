@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// CheckKey reports why a key is not valid, as an error that wraps ErrInvalidKey. The
-// limit of 1024 bytes is that of S3.
+// CheckKey returns an error that wraps ErrInvalidKey if a key is not valid. The limit of
+// 1024 bytes is that of S3.
 func CheckKey(key string) error {
 	fault := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidKey, why) }
 	switch {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A key that passes is a path below wherever it is put, and stays the key it was.
+// A valid key is a path below any folder it is joined to, and stays unchanged.
 func FuzzCheckKey(f *testing.F) {
 	for _, key := range []string{"default/tasks/t_1/result.json", "", "../x", "a//b", "a/./b", "a\x00b", "a\xff", "/a", "a/", "a/..", strings.Repeat("k", 1025)} {
 		f.Add(key)

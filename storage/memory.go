@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -12,7 +13,7 @@ import (
 	"time"
 )
 
-// Memory is a Store for tests. Its zero value is not ready; use NewMemory.
+// Memory is a Store for tests. Create it with NewMemory; the zero value is not usable.
 type Memory struct {
 	mu      sync.RWMutex
 	objects map[string]object
@@ -24,7 +25,7 @@ type object struct {
 	modified    time.Time
 }
 
-// NewMemory makes an empty store.
+// NewMemory creates an empty store.
 func NewMemory() *Memory { return &Memory{objects: map[string]object{}} }
 
 var _ Store = (*Memory)(nil)
@@ -48,7 +49,7 @@ func (m *Memory) put(ctx context.Context, key string, body io.Reader, contentTyp
 		err = ctx.Err()
 	}
 	if err != nil {
-		return fmt.Errorf("put %s: %w", key, err)
+		return fmt.Errorf("put %s: %w: %w", key, err, ErrNotWritten)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -78,7 +79,7 @@ func (m *Memory) Head(ctx context.Context, key string) (Info, error) {
 }
 
 func (m *Memory) find(ctx context.Context, key string) (object, error) {
-	if err := CheckKey(key); err != nil {
+	if err := cmp.Or(CheckKey(key), ctx.Err()); err != nil {
 		return object{}, err
 	}
 	m.mu.RLock()
@@ -87,23 +88,27 @@ func (m *Memory) find(ctx context.Context, key string) (object, error) {
 	if !ok {
 		return o, fmt.Errorf("get %s: %w", key, ErrNotFound)
 	}
-	return o, ctx.Err()
+	return o, nil
 }
 
 // Delete implements Store.
 func (m *Memory) Delete(ctx context.Context, key string) error {
-	if err := CheckKey(key); err != nil {
+	if err := cmp.Or(CheckKey(key), ctx.Err()); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.objects, key)
-	return ctx.Err()
+	return nil
 }
 
 // List implements Store.
 func (m *Memory) List(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
+		if err := ctx.Err(); err != nil {
+			yield(Info{}, err)
+			return
+		}
 		m.mu.RLock()
 		var found []Info
 		for k, o := range m.objects {

@@ -10,274 +10,262 @@ import (
 	"slices"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
 	"golang.org/x/sync/errgroup"
 )
 
 const (
-	inRedis     = 16 << 10  // payloads up to this size travel through Redis
-	withoutBox  = 256 << 10 // and up to this one when there is no bucket
-	recordsOnce = 16        // pending records written at a time
+	inRedis     = 16 << 10  // largest payload that travels through Redis, in bytes
+	withoutBox  = 256 << 10 // the same limit for a client without a bucket
+	recordsOnce = 16        // pending records written in parallel
 	perPipeline = 200       // tasks in one round trip to Redis
 )
 
-// batch is some requests on their way through acceptance, side by side.
-type batch struct {
-	tasks    []Task
-	accepted []Accepted
-	errs     []error
-	keyed    []bool
+// candidate is one request during acceptance.
+type candidate struct {
+	task Task
+	err  error
+
+	keyed    bool         // the request has an idempotency key
+	claimed  bool         // Redis knew the key before this request
+	holder   string       // digest of the task that owns the key in Redis
+	existing bool         // duplicate: the key already has this task
+	ended    bool         // the key's task already has its result
+	recorded bool         // this request wrote the pending record
+	refused  bool         // Redis refused the task and certainly does not have it
+	shared   *sharedWrite // the record it shares with other tasks; nil if it has its own
+	input    string       // object key of the large input that this request wrote
 }
 
-// EnqueueMany accepts many tasks; receipts and errors stand in the order of the
-// requests. Records are written in parallel and Redis is asked in one round trip for
-// every 200 tasks.
-func (c *Client) EnqueueMany(ctx context.Context, requests []Request) ([]Accepted, []error) {
-	accepted, errs := make([]Accepted, 0, len(requests)), make([]error, 0, len(requests))
+// EnqueueMany accepts many tasks. The outcomes are in the order of the requests. For 200
+// tasks it needs one round trip to Redis, and writes one pending record of up to 1 MiB.
+// Tasks with idempotency keys have records of their own, which it writes in parallel.
+func (c *Client) EnqueueMany(ctx context.Context, requests []Request) []Outcome {
+	outcomes := make([]Outcome, 0, len(requests))
 	for some := range slices.Chunk(requests, perPipeline) {
-		b := c.accept(ctx, some)
-		accepted, errs = append(accepted, b.accepted...), append(errs, b.errs...)
+		for _, n := range c.accept(ctx, some) {
+			outcomes = append(outcomes, Outcome{n.receipt(), n.err})
+		}
 	}
-	return accepted, errs
+	return outcomes
 }
 
-func (c *Client) accept(ctx context.Context, requests []Request) batch {
-	n, now := len(requests), time.Now()
-	b := batch{make([]Task, n), make([]Accepted, n), make([]error, n), make([]bool, n)}
-	var g errgroup.Group
-	g.SetLimit(recordsOnce)
+// receipt returns the receipt of the request. It is empty if the request was refused
+// before the task had an id.
+func (n *candidate) receipt() Receipt {
+	t := n.task
+	if t.ID == "" {
+		return Receipt{}
+	}
+	durability := InRedis
+	if t.Pending {
+		durability = InStore
+	}
+	return Receipt{ID: t.ID, Kind: t.Kind, Lane: t.Lane, Model: t.Model, Durability: durability, Existing: n.existing}
+}
+
+// accept runs all requests through the steps of acceptance: check, claim the idempotency
+// key, store the input and the pending record, enqueue.
+func (c *Client) accept(ctx context.Context, requests []Request) []*candidate {
+	now := time.Now()
+	all := make([]*candidate, len(requests))
 	for i, r := range requests {
 		var o Options
 		for _, set := range r.Options {
 			set(&o)
 		}
-		if b.tasks[i], b.errs[i] = c.prepare(r.Payload, o, now); b.errs[i] != nil {
-			continue
+		n := &candidate{keyed: o.IdempotencyKey != ""}
+		n.task, n.err = c.prepare(r.Payload, o, now)
+		all[i] = n
+	}
+	c.claim(ctx, all)
+	records := c.share(all)
+
+	var g errgroup.Group
+	g.SetLimit(recordsOnce)
+	for _, n := range all {
+		if n.err == nil {
+			g.Go(func() error {
+				n.err = c.store(ctx, n)
+				return nil
+			})
 		}
-		b.keyed[i] = o.IdempotencyKey != ""
+	}
+	_ = g.Wait() // each candidate keeps its own error
+	for _, w := range records {
 		g.Go(func() error {
-			b.accepted[i].Existing, b.errs[i] = c.record(ctx, &b.tasks[i], b.keyed[i])
+			w.write(ctx, c.cfg.Store)
 			return nil
 		})
 	}
-	_ = g.Wait() // each has its own error
+	_ = g.Wait()
 
-	var queue []int
-	for i, t := range b.tasks {
-		if b.errs[i] != nil {
-			continue
-		}
-		a := &b.accepted[i]
-		a.ID, a.Kind, a.Lane, a.Model, a.Durability = t.ID, t.Kind, t.Lane, t.Model, InRedis
-		if t.Pending {
-			a.Durability = InStore
-		}
-		if !c.ended(ctx, t, a.Existing) {
-			queue = append(queue, i)
+	var queue []*candidate
+	for _, n := range all {
+		if n.err == nil && !n.ended {
+			queue = append(queue, n)
 		}
 	}
 	if len(queue) > 0 {
-		c.push(ctx, b, queue, now)
+		c.push(ctx, queue, now)
 	}
-	return b
+	c.observe(queue)
+	return all
 }
 
-// recordsFresh is how long nobody but the caller looks at a pending record.
+// observe reports the tasks that this call has put into the queue.
+func (c *Client) observe(queue []*candidate) {
+	if c.cfg.Observer == nil {
+		return
+	}
+	for _, n := range queue {
+		if n.err == nil && !n.existing {
+			e := n.task.Event(EventAccepted)
+			e.Time = n.task.CreatedAt
+			c.cfg.Observer.Observe(e)
+		}
+	}
+}
+
+// recordsFresh is the age up to which the reconciler ignores a pending record, because
+// its writer may still be enqueuing the task.
 const recordsFresh = 30 * time.Second
 
-// oneAnswer is less than it takes to give a lost answer up.
-const oneAnswer = 2 * time.Second
-
-// push enqueues some of the tasks; where that fails their records go, so that an error
-// means what it says.
-func (c *Client) push(ctx context.Context, b batch, which []int, begun time.Time) {
-	some, name := make([]Task, len(which)), c.took.known(ctx, c.cfg.Redis)
-	for j, i := range which {
-		some[j] = b.tasks[i]
-		// Of a twin nothing is known: one that was there, or one that Redis forgot and
-		// only the bucket, which was not asked, knows to have ended.
-		if !b.accepted[i].Existing && (!b.keyed[i] || c.cfg.Store != nil) {
-			some[j].Redis = name
+// push enqueues candidates. It removes the pending record of a task that Redis refused,
+// so that a plain error means that the task never runs.
+func (c *Client) push(ctx context.Context, queue []*candidate, begun time.Time) {
+	name := c.took.known(ctx, c.cfg.Redis)
+	some := make([]Task, len(queue))
+	for i, n := range queue {
+		some[i] = n.task
+		// Workers check the bucket for a result unless the task is certainly new. A
+		// client without a Store cannot know whether a keyed task is new.
+		if !n.claimed && !n.existing && (!n.keyed || c.cfg.Store != nil) {
+			some[i].Redis = name
 		}
 	}
-	asked := time.Now()
-	errs := c.queueAll(ctx, some)
-	// The client asks again by itself where an answer is lost: what took long may have
-	// run although the last answer is a no.
-	quick := time.Since(asked) < oneAnswer
-	for j, err := range errs {
-		if err == nil {
-			continue
+	pushed := c.queueAll(ctx, some)
+	for i, p := range pushed {
+		queue[i].refused = p.Refused()
+	}
+	for i, p := range pushed {
+		n := queue[i]
+		switch {
+		case p.Err == nil && p.Existing != nil && n.keyed:
+			n.existing = true
+			n.err = c.compareQueued(ctx, n, p.Existing)
+		case p.Err == nil:
+		case !n.keyed && p.Refused() && time.Since(begun) < recordsFresh && c.withdraw(n) == nil:
+			n.err = fmt.Errorf("enqueue %s: %w", n.task.ID, p.Err)
+		default:
+			// The outcome is unknown: the script may have run although its reply was
+			// lost, a keyed task may belong to another caller, or the reconciler may have
+			// found a record older than recordsFresh.
+			n.err = fmt.Errorf("enqueue %s: %w: %w", n.task.ID, ErrUnknownOutcome, p.Err)
 		}
-		i := which[j]
-		b.errs[i] = fmt.Errorf("enqueue %s: %w", b.tasks[i].ID, err)
-		// The script may have run although its answer was lost; a record that another
-		// caller may count on is not ours to take back; and one that has grown old may
-		// have been found.
-		if !b.keyed[i] && refused(err) && quick && time.Since(begun) < recordsFresh && c.withdraw(b.tasks[i]) == nil {
-			continue
-		}
-		b.errs[i] = fmt.Errorf("enqueue %s: %w: %w", b.tasks[i].ID, ErrUnknownOutcome, err)
 	}
 }
 
-// withdraw removes the record of a task that Redis refused. It is done even when the
-// caller has gone.
-func (c *Client) withdraw(t Task) error {
+// compareQueued refuses a keyed candidate if the queue has another task under its key.
+// Neither Redis nor the bucket knew the key before.
+func (c *Client) compareQueued(ctx context.Context, n *candidate, message []byte) error {
+	queued, _, err := DecodeMessage(message)
+	if err != nil || queued.Digest == n.task.Digest {
+		return nil
+	}
+	_ = c.withdraw(n) // the reconciler removes leftovers
+	return c.giveKeyTo(ctx, n, queued.Digest)
+}
+
+// withdraw removes the pending record and the input that this request wrote, because its
+// task will not run. It also works after the caller's context has ended.
+func (c *Client) withdraw(n *candidate) error {
 	if c.cfg.Store == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if t.Pending {
-		if err := c.cfg.Store.Delete(ctx, PendingKey(t.Tenant, t.ID)); err != nil {
+	switch {
+	case n.shared != nil:
+		if err := n.shared.withdraw(ctx, c.cfg.Store); err != nil {
+			return err
+		}
+	case n.recorded:
+		if err := c.cfg.Store.Delete(ctx, objects.PendingKey(n.task.Tenant, n.task.ID)); err != nil {
 			return err
 		}
 	}
-	if t.InputKey != "" {
-		_ = c.cfg.Store.Delete(ctx, t.InputKey) // what stays is litter, no task
+	if n.input != "" {
+		_ = c.cfg.Store.Delete(ctx, n.input) // an input that is left over is garbage, not a task
 	}
 	return nil
 }
 
-// record writes what an accepted task needs beside Redis: large input first, then the
-// pending record. It reports whether the idempotency key had the task already.
-func (c *Client) record(ctx context.Context, t *Task, keyed bool) (existing bool, err error) {
-	if c.cfg.Store == nil && len(t.Payload) > withoutBox {
-		return false, Problems{{"payload", fmt.Sprintf("has %d bytes, more than %d: give the client a Store for large inputs", len(t.Payload), withoutBox)}}
+// store writes a large input, and then the pending record, to the bucket. It may find
+// that a keyed task already exists.
+func (c *Client) store(ctx context.Context, n *candidate) error {
+	if c.cfg.Store == nil {
+		return nil // claim has already decided
 	}
-	if c.cfg.Store != nil && len(t.Payload) > inRedis {
-		key := ArtefactKey(t.Tenant, t.ID, "input.json")
-		if err := c.cfg.Store.Put(ctx, key, bytes.NewReader(t.Payload), "application/json"); err != nil {
-			return false, fmt.Errorf("store the input: %w", err)
+	large := len(n.task.Payload) > inRedis
+	// The common case, a new task with a small payload, skips the check of the bucket:
+	// the create-only write of the record is enough.
+	if n.keyed && (large || n.claimed || !n.task.Pending) {
+		if found, err := c.joinExisting(ctx, n); found || err != nil {
+			return err
 		}
-		t.InputKey, t.Payload = key, nil
+	}
+	if large {
+		if err := c.storeInput(ctx, n); err != nil {
+			return err
+		}
 	}
 	switch {
-	case keyed && t.Pending:
-		return c.recordOnce(ctx, t)
-	case keyed:
-		return c.claimInRedis(ctx, *t)
-	case !t.Pending:
-		return false, nil
+	case !n.task.Pending || n.shared != nil:
+		return nil
+	case n.keyed:
+		return c.recordOnce(ctx, n)
 	}
-	document, err := json.Marshal(t)
+	document, err := json.Marshal(n.task)
 	if err != nil {
-		return false, fmt.Errorf("encode the task: %w", err)
+		return fmt.Errorf("encode the task: %w", err)
 	}
-	if err := c.cfg.Store.Put(ctx, PendingKey(t.Tenant, t.ID), bytes.NewReader(document), "application/json"); err != nil {
-		return false, fmt.Errorf("%w: write the pending record: %w", ErrUnknownOutcome, err)
-	}
-	return false, nil
+	n.recorded, err = putRecord(ctx, c.cfg.Store, objects.PendingKey(n.task.Tenant, n.task.ID), document)
+	return err
 }
 
-// recordOnce writes the record of a keyed task unless its twin has one or has ended. The
-// record comes first: a twin's record goes after its result is there, so that whoever
-// finds no record finds the result.
-func (c *Client) recordOnce(ctx context.Context, t *Task) (bool, error) {
-	document, err := json.Marshal(t)
-	if err != nil {
-		return false, fmt.Errorf("encode the task: %w", err)
-	}
-	key := PendingKey(t.Tenant, t.ID)
-	err = c.cfg.Store.Create(ctx, key, bytes.NewReader(document), "application/json")
+// putRecord writes a pending record and reports whether it may exist.
+func putRecord(ctx context.Context, s storage.Store, key string, document []byte) (bool, error) {
+	err := s.Put(ctx, key, bytes.NewReader(document), "application/json")
 	switch {
-	case errors.Is(err, storage.ErrExists):
-		return c.joinTwin(ctx, t)
-	case errors.Is(err, errors.ErrUnsupported):
+	case errors.Is(err, storage.ErrNotWritten): // the task never runs without its record
 		return false, fmt.Errorf("write the pending record: %w", err)
 	case err != nil:
-		return false, fmt.Errorf("%w: write the pending record: %w", ErrUnknownOutcome, err)
+		return true, fmt.Errorf("%w: write the pending record: %w", ErrUnknownOutcome, err)
 	}
-	r, err := c.storedResult(ctx, t.ID)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return false, nil
-	case err != nil:
-		return false, fmt.Errorf("%w: look for the result of its twin: %w", ErrUnknownOutcome, err)
-	}
-	// It has ended: the record is of no use. One that stays is no harm, see settle.
-	_ = c.cfg.Store.Delete(ctx, key)
-	return true, sameDigest(r.Digest, t.Digest)
-}
-
-// joinTwin takes the place of the task that had the key first. A result decides before
-// a record, which may be one that recordOnce is about to take back.
-func (c *Client) joinTwin(ctx context.Context, t *Task) (bool, error) {
-	var twin Task
-	missing := readJSON(ctx, c.cfg.Store, PendingKey(t.Tenant, t.ID), &twin)
-	if missing != nil && !errors.Is(missing, storage.ErrNotFound) {
-		return false, fmt.Errorf("read the twin's record: %w", missing)
-	}
-	r, err := c.storedResult(ctx, t.ID)
-	switch {
-	case err == nil:
-		return true, sameDigest(r.Digest, t.Digest)
-	case !errors.Is(err, ErrNotFound) || missing != nil:
-		return false, fmt.Errorf("read the twin's result: %w", err)
-	case twin.Digest != t.Digest:
-		return true, ErrIdempotencyMismatch
-	}
-	*t = twin
 	return true, nil
 }
 
-// endedBefore reports whether a keyed task's twin has its result already.
-func (c *Client) endedBefore(ctx context.Context, t Task) (bool, error) {
-	r, err := c.storedResult(ctx, t.ID)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
+// storeInput writes a payload that is too large for Redis to the bucket. The object key
+// contains the payload's digest, so another payload cannot overwrite it.
+func (c *Client) storeInput(ctx context.Context, n *candidate) error {
+	key := inputKey(n.task)
+	if err := c.cfg.Store.Put(ctx, key, bytes.NewReader(n.task.Payload), "application/json"); err != nil {
+		err = fmt.Errorf("store the input: %w", err)
+		if n.keyed {
+			err = fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+		}
+		return err
 	}
-	if err != nil {
-		return false, err
-	}
-	return true, sameDigest(r.Digest, t.Digest)
-}
-
-func sameDigest(a, b string) error {
-	if a != b {
-		return ErrIdempotencyMismatch
-	}
+	n.input, n.task.InputKey, n.task.Payload = key, key, nil
 	return nil
 }
 
-// claimInRedis is the same for a task without a record: the digest is kept while Redis
-// keeps the task's live record.
-func (c *Client) claimInRedis(ctx context.Context, t Task) (bool, error) {
-	if c.cfg.Store != nil {
-		if ended, err := c.endedBefore(ctx, t); ended || err != nil {
-			return ended, err
-		}
-	}
-	key := LiveKey(t.ID)
-	pipe := c.cfg.Redis.TxPipeline()
-	first := pipe.HSetNX(ctx, key, "digest", t.Digest)
-	held := pipe.HGet(ctx, key, "digest")
-	pipe.ExpireAt(ctx, key, t.Deadline.Add(LiveTTL))
-	if _, err := pipe.Exec(ctx); err != nil {
-		return false, fmt.Errorf("claim the idempotency key: %w", err)
-	}
-	return !first.Val(), sameDigest(held.Val(), t.Digest)
-}
-
-// ended reports whether a task that was accepted before has its result already.
-func (c *Client) ended(ctx context.Context, t Task, existing bool) bool {
-	if !existing {
-		return false
-	}
-	_, err := c.Result(ctx, t.ID)
-	return err == nil
-}
-
 func readJSON(ctx context.Context, s storage.Store, key string, into any) error {
-	body, err := s.Get(ctx, key)
+	document, err := readObject(ctx, s, key)
 	if err != nil {
 		return err
-	}
-	defer body.Close()
-	document, err := io.ReadAll(body)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", key, err)
 	}
 	if err := json.Unmarshal(document, into); err != nil {
 		return fmt.Errorf("decode %s: %w: %w", key, errDocument, err)
@@ -285,5 +273,18 @@ func readJSON(ctx context.Context, s storage.Store, key string, into any) error 
 	return nil
 }
 
-// errDocument: an object of the bucket is not the JSON it should be.
+func readObject(ctx context.Context, s storage.Store, key string) ([]byte, error) {
+	body, err := s.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	document, err := io.ReadAll(body)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return document, nil
+}
+
+// errDocument means that an object in the bucket is not the expected JSON.
 var errDocument = errors.New("the document is damaged")

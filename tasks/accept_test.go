@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -15,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// queued is how many text tasks wait.
+// queued returns how many text tasks wait.
 func queued(t *testing.T, rdb *redis.Client) int64 {
 	t.Helper()
 	return rdb.LLen(t.Context(), "asynq:{text:interactive}:pending").Val()
@@ -37,28 +38,28 @@ func TestAProducerMayChooseSpeedAndIsToldWhichItWas(t *testing.T) {
 	safe, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "a"})
 	require.NoError(t, err)
 	require.Equal(t, tasks.InStore, safe.Durability)
-	fast, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "b"}, tasks.WithAccept(tasks.InRedis), tasks.WithIdempotencyKey("k"))
+	fast, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "b"}, tasks.WithDurability(tasks.InRedis), tasks.WithIdempotencyKey("k"))
 	require.NoError(t, err)
 	require.Equal(t, tasks.InRedis, fast.Durability)
 	require.Equal(t, 1, records(t, store))
 	require.EqualValues(t, 2, queued(t, rdb))
-	again, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "b"}, tasks.WithAccept(tasks.InRedis), tasks.WithIdempotencyKey("k"))
+	again, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "b"}, tasks.WithDurability(tasks.InRedis), tasks.WithIdempotencyKey("k"))
 	require.NoError(t, err)
 	require.Equal(t, fast.ID, again.ID)
 	require.True(t, again.Existing)
 
-	quick := tasks.NewClient(tasks.Config{Redis: rdb, Store: store, Accept: tasks.InRedis})
+	quick := tasks.NewClient(tasks.Config{Redis: rdb, Store: store, Durability: tasks.InRedis})
 	fast, err = quick.Enqueue(t.Context(), tasks.Text{Prompt: "c"})
 	require.NoError(t, err)
 	require.Equal(t, tasks.InRedis, fast.Durability)
 
-	_, err = tasks.NewClient(tasks.Config{Redis: rdb}).Enqueue(t.Context(), tasks.Text{Prompt: "d"}, tasks.WithAccept(tasks.InStore))
+	_, err = tasks.NewClient(tasks.Config{Redis: rdb}).Enqueue(t.Context(), tasks.Text{Prompt: "d"}, tasks.WithDurability(tasks.InStore))
 	require.ErrorContains(t, err, "accept: store wants a client with a Store")
-	_, err = client.Enqueue(t.Context(), tasks.Text{Prompt: "d"}, tasks.WithAccept("memory"))
+	_, err = client.Enqueue(t.Context(), tasks.Text{Prompt: "d"}, tasks.WithDurability("memory"))
 	require.ErrorContains(t, err, `accept: "memory" is none of store, redis`)
 }
 
-// lossy is a Redis whose answers are lost: the commands run.
+// lossy is a Redis whose answers are lost after the commands ran.
 type lossy struct{ refused error }
 
 func (lossy) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -80,7 +81,7 @@ func (l lossy) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 // faulty is a bucket that fails in one way.
 type faulty struct {
 	storage.Store
-	put    func(key string) error // after the object was stored
+	put    func(key string) error // runs after the object was stored
 	delete error
 }
 
@@ -101,22 +102,23 @@ func (f faulty) Delete(ctx context.Context, key string) error {
 	return f.Store.Delete(ctx, key)
 }
 
-// An error means that the task never runs; where that cannot be known it says so.
+// An error from Enqueue means that the task never runs. An error with an unknown outcome
+// says so.
 func TestAnErrorToTheProducerMeansWhatItSays(t *testing.T) {
 	no := saysNo("OOM command not allowed")
 	lost := errors.New("timeout")
 	keyed := []tasks.Option{tasks.WithIdempotencyKey("k")}
 	for name, c := range map[string]struct {
 		hook    redis.Hook
-		store   *faulty // nil means none
+		store   *faulty // nil for none
 		options []tasks.Option
 		unknown bool
-		left    int // records
+		left    int // number of records
 	}{
 		"redis refuses":                        {lossy{no}, &faulty{}, nil, false, 0},
 		"redis refuses, record stays":          {lossy{no}, &faulty{delete: lost}, nil, true, 1},
-		"redis refuses a keyed one":            {lossy{no}, &faulty{}, keyed, true, 1},
-		"redis refuses, by redis alone":        {lossy{no}, &faulty{}, []tasks.Option{tasks.WithAccept(tasks.InRedis)}, false, 0},
+		"redis refuses a keyed one":            {lossy{no}, &faulty{}, keyed, true, 0},
+		"redis refuses, by redis alone":        {lossy{no}, &faulty{}, []tasks.Option{tasks.WithDurability(tasks.InRedis)}, false, 0},
 		"redis refuses, no store":              {lossy{no}, nil, nil, false, 0},
 		"redis' answer is lost":                {lossy{}, &faulty{}, nil, true, 1},
 		"redis' answer is lost, no store":      {lossy{}, nil, nil, true, 0},
@@ -149,21 +151,21 @@ func TestAnErrorToTheProducerMeansWhatItSays(t *testing.T) {
 
 func onlyInput(err error) func(string) error {
 	return func(key string) error {
-		if strings.HasSuffix(key, "/input.json") {
+		if strings.Contains(key, "/input.") {
 			return err
 		}
 		return nil
 	}
 }
 
-// What was sent again after its answer was lost is the same task.
+// A task sent again after its receipt was lost is the same task.
 func TestAnIDThatIsQueuedAlreadyIsSuccess(t *testing.T) {
 	rdb, store := redistest.Memory(t), storage.NewMemory()
 	client := tasks.NewClient(tasks.Config{Redis: rdb, Store: store})
 	accepted, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "hi"})
 	require.NoError(t, err)
 	var task tasks.Task
-	body, err := store.Get(t.Context(), tasks.PendingKey("default", accepted.ID))
+	body, err := store.Get(t.Context(), objects.PendingKey("default", accepted.ID))
 	require.NoError(t, err)
 	require.NoError(t, json.NewDecoder(body).Decode(&task))
 	require.NoError(t, client.Requeue(t.Context(), task))
@@ -180,15 +182,15 @@ func TestRecoverMayRunTwiceAndFindsWhatIsNowhere(t *testing.T) {
 		ids = append(ids, accepted.ID)
 	}
 	require.NoError(t, rdb.FlushAll(t.Context()).Err())
-	require.NoError(t, store.Put(t.Context(), tasks.ResultKey("default", ids[0]), strings.NewReader("{}"), ""))
-	require.NoError(t, store.Put(t.Context(), tasks.PendingKey("other", "t_damaged"), strings.NewReader("{"), ""))
+	require.NoError(t, store.Put(t.Context(), objects.ResultKey("default", ids[0]), strings.NewReader("{}"), ""))
+	require.NoError(t, store.Put(t.Context(), objects.PendingKey("other", "t_damaged"), strings.NewReader("{"), ""))
 	n, err := client.Recover(t.Context(), tasks.Recovery{})
 	require.NoError(t, err)
 	require.Equal(t, tasks.Recovered{Records: 301, Returned: 299, Ended: 1, Damaged: 1}, n)
 	n, err = client.Recover(t.Context(), tasks.Recovery{})
 	require.NoError(t, err)
 	require.Equal(t, tasks.Recovered{Records: 300, Queued: 299, Damaged: 1}, n)
-	// A hash that says pending or active and stands in no list is nowhere.
+	// A task whose hash says pending or active, but that is in no list, is not queued.
 	key := "asynq:{text:interactive}:"
 	require.NoError(t, rdb.LRem(t.Context(), key+"pending", 0, ids[1]).Err())
 	require.NoError(t, rdb.LRem(t.Context(), key+"pending", 0, ids[2]).Err())
@@ -205,7 +207,7 @@ func TestTenantsAreFoundWithoutReadingTheWholeBucket(t *testing.T) {
 		require.NoError(t, store.Put(t.Context(), key, strings.NewReader("x"), ""))
 	}
 	var found []string
-	for tenant, err := range tasks.Tenants(t.Context(), store) {
+	for tenant, err := range objects.Tenants(t.Context(), store) {
 		require.NoError(t, err)
 		found = append(found, tenant)
 	}
@@ -238,4 +240,46 @@ func FuzzDecodeMessage(f *testing.F) {
 			t.Fatalf("%q is let through", message)
 		}
 	})
+}
+
+func TestALargePayloadNeedsAStore(t *testing.T) {
+	large := tasks.Text{Prompt: strings.Repeat("a", 256<<10)}
+	_, err := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t)}).Enqueue(t.Context(), large)
+	var problems tasks.ValidationError
+	require.ErrorAs(t, err, &problems)
+	require.ErrorContains(t, err, "payload: has 262157 bytes, more than 262144: give the client a Store for large inputs")
+	_, err = tasks.NewClient(tasks.Config{Redis: redistest.Memory(t)}).Enqueue(t.Context(), tasks.Text{Prompt: large.Prompt[:250<<10]})
+	require.NoError(t, err)
+	store := storage.NewMemory()
+	_, err = tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: store, Durability: tasks.InRedis}).Enqueue(t.Context(), large)
+	require.NoError(t, err)
+	require.Len(t, keysOf(t, store, ""), 1, "its input")
+}
+
+// A refused task's objects are removed from the bucket.
+func TestARefusedLargeTaskLeavesNothingInTheBucket(t *testing.T) {
+	rdb, store := redistest.Memory(t), storage.NewMemory()
+	rdb.AddHook(lossy{saysNo("OOM command not allowed")})
+	_, err := tasks.NewClient(tasks.Config{Redis: rdb, Store: store}).Enqueue(t.Context(), tasks.Text{Prompt: strings.Repeat("long ", 10_000)})
+	require.ErrorContains(t, err, "OOM")
+	require.NotErrorIs(t, err, tasks.ErrUnknownOutcome)
+	require.Empty(t, keysOf(t, store, ""))
+}
+
+// A task accepted by Redis alone is found by its result after Redis lost it.
+func TestAKeyOfAnEndedTaskIsKnownByTheResultsDigest(t *testing.T) {
+	rdb, store := redistest.Memory(t), storage.NewMemory()
+	client := tasks.NewClient(tasks.Config{Redis: rdb, Store: store, Durability: tasks.InRedis})
+	first, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "hi"}, tasks.WithIdempotencyKey("k"))
+	require.NoError(t, err)
+	document, err := json.Marshal(tasks.Result{ID: first.ID, Status: tasks.Completed, Digest: queuedTask(t, rdb, first.ID).Digest})
+	require.NoError(t, err)
+	require.NoError(t, store.Put(t.Context(), objects.ResultKey("default", first.ID), strings.NewReader(string(document)), ""))
+	require.NoError(t, rdb.FlushAll(t.Context()).Err())
+	_, err = client.Enqueue(t.Context(), tasks.Text{Prompt: "other"}, tasks.WithIdempotencyKey("k"))
+	require.ErrorIs(t, err, tasks.ErrIdempotencyMismatch)
+	again, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "hi"}, tasks.WithIdempotencyKey("k"))
+	require.NoError(t, err)
+	require.True(t, again.Existing)
+	require.Zero(t, queued(t, rdb), "it does not run again")
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The catalogue of bad inputs: what a payload may hold that must not pass. The names say
-// what is wrong, want what the error must name.
+// The catalogue of bad inputs lists invalid payloads. The names describe the problem; the
+// error must contain want.
 func TestTheCatalogueOfBadInputsIsRefusedAtTheDoor(t *testing.T) {
 	const (
 		text      = tasks.KindText
@@ -59,6 +59,9 @@ func TestTheCatalogueOfBadInputsIsRefusedAtTheDoor(t *testing.T) {
 		"deep nesting":             {text, `{"prompt":"a","tools":` + strings.Repeat("[", 20_000), "", "not valid JSON"},
 		"NUL in a key":             {speech, `{"audio":{"key":"default/a\u0000b"}}`, "", "audio.key"},
 		"NUL in a language":        {translate, `{"text":"a","target_lang":"e\u0000s"}`, "", "target_lang"},
+		"NUL in a prompt":          {text, `{"prompt":"a\u0000b"}`, "", "prompt: has a NUL"},
+		"nested 101 deep":          {text, `{"prompt":"a","stop":` + strings.Repeat("[", 101) + strings.Repeat("]", 101) + `}`, "", "stop: is nested more than 100 levels deep"},
+		"into its own language":    {translate, `{"text":"a","source_lang":"es","target_lang":"ES"}`, "", "target_lang: is the same language"},
 		"prompt of spaces":         {text, `{"prompt":" \t\n"}`, "", "prompt: is empty"},
 		"prompt and messages":      {text, `{"prompt":"a","messages":[{"role":"user","content":"b"}]}`, "", "messages: cannot be given together with prompt"},
 		"no messages":              {text, `{"messages":[]}`, "", "prompt: is missing"},
@@ -94,6 +97,7 @@ func TestTheCatalogueOfBadInputsIsRefusedAtTheDoor(t *testing.T) {
 		"model empty of spaces":    {text, `{"prompt":"a"}`, "  ", "model: \"  \" is no model id"},
 		"model a path":             {text, `{"prompt":"a"}`, "../..", "model:"},
 		"model a path of the API":  {text, `{"prompt":"a"}`, "@cf/../../accounts", "model:"},
+		"model upwards":            {text, `{"prompt":"a"}`, "@cf/meta/..", "model:"},
 		"model escaped":            {text, `{"prompt":"a"}`, "@cf/%2e%2e/x", "model:"},
 		"model with a query":       {text, `{"prompt":"a"}`, "@cf/meta/llama?x=", "model:"},
 		"model of 300 characters":  {text, `{"prompt":"a"}`, "@cf/meta/" + strings.Repeat("a", 300), "model:"},
@@ -130,7 +134,7 @@ func TestTheCatalogueOfBadInputsIsRefusedAtTheDoor(t *testing.T) {
 		if err == nil {
 			_, err = client.Enqueue(t.Context(), payload, tasks.WithModel(c.model))
 		}
-		var problems tasks.Problems
+		var problems tasks.ValidationError
 		require.ErrorAs(t, err, &problems, name)
 		require.ErrorContains(t, err, c.want, name)
 		require.NotContains(t, err.Error(), "secret", name)
@@ -160,6 +164,9 @@ func TestBadOptionsAreRefusedByName(t *testing.T) {
 		"key of 256 bytes":        {tasks.WithIdempotencyKey(strings.Repeat("k", 256)), "idempotency_key:"},
 		"metadata without a name": {tasks.WithMetadata(map[string]string{"": "x"}), "metadata."},
 		"metadata too long":       {tasks.WithMetadata(map[string]string{"k": strings.Repeat("v", 513)}), "metadata.k:"},
+		"webhook without TLS":     {tasks.WithWebhook("http://shop.example/"), "webhook: must begin with https://"},
+		"webhook to an address":   {tasks.WithWebhook("https://10.0.0.1/"), "webhook: must name a public host"},
+		"webhook of 3 KB":         {tasks.WithWebhook("https://shop.example/" + strings.Repeat("x", 3000)), "webhook: has 3021 bytes"},
 		"metadata with ends":      {tasks.WithMetadata(map[string]string{"k": "a\r\nSet-Cookie: x"}), "metadata.k:"},
 	} {
 		_, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "x"}, c.option)
@@ -167,15 +174,15 @@ func TestBadOptionsAreRefusedByName(t *testing.T) {
 	}
 }
 
-// What looks odd and is well.
+// Unusual but valid inputs.
 func TestOddInputsThatAreWellPass(t *testing.T) {
 	client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: storage.NewMemory()})
 	for name, c := range map[string]struct {
 		kind    tasks.Kind
 		payload string
 	}{
-		"mark at the start":       {tasks.KindText, "\xEF\xBB\xBF{\"prompt\":\"a\"}"},
-		"NUL in a prompt":         {tasks.KindText, `{"prompt":"a\u0000b"}`},
+		"mark at the start": {tasks.KindText, "\xEF\xBB\xBF{\"prompt\":\"a\"}"},
+
 		"text right to left":      {tasks.KindText, `{"prompt":"\u202eabc"}`},
 		"language in capitals":    {tasks.KindTranslation, `{"text":"a","target_lang":"ES"}`},
 		"a line of 70 KB":         {tasks.KindText, `{"prompt":"` + strings.Repeat("a", 70<<10) + `"}`},
@@ -188,4 +195,14 @@ func TestOddInputsThatAreWellPass(t *testing.T) {
 		_, err = client.Enqueue(t.Context(), payload)
 		require.NoError(t, err, name)
 	}
+}
+
+// The API may answer for a withdrawn model with its successor, so an explicit request may
+// try.
+func TestAWithdrawnModelPassesWhereUnknownOnesDo(t *testing.T) {
+	client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: storage.NewMemory(), AllowUnknownModel: true})
+	_, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "a"}, tasks.WithModel("@cf/moonshotai/kimi-k2.5"))
+	require.NoError(t, err)
+	_, err = client.Enqueue(t.Context(), tasks.Translation{Text: "a", TargetLang: "es"}, tasks.WithModel("@cf/moonshotai/kimi-k2.5"))
+	require.ErrorContains(t, err, "is for text tasks, not for translation")
 }

@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/internal/redistest"
+	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/redis/go-redis/v9"
@@ -73,7 +75,7 @@ func TestAnAcceptedTaskIsRecordedInTheBucket(t *testing.T) {
 	accepted, err := client.Enqueue(t.Context(), tasks.Text{Prompt: strings.Repeat("long ", 10_000)}, tasks.WithMetadata(map[string]string{"a": "b"}))
 	require.NoError(t, err)
 	require.Equal(t, tasks.InStore, accepted.Durability)
-	body, err := store.Get(t.Context(), tasks.PendingKey("default", accepted.ID))
+	body, err := store.Get(t.Context(), objects.PendingKey("default", accepted.ID))
 	require.NoError(t, err)
 	var task tasks.Task
 	require.NoError(t, json.NewDecoder(body).Decode(&task))
@@ -109,34 +111,33 @@ func TestFiftyCallersWithOneKeyMakeOneTask(t *testing.T) {
 	}
 }
 
-// A producer once was told that its task was accepted, and found the result of another
-// payload: the first task with the key ended between the look for its result and the
-// writing of the record.
+// A regression: a producer was told that its task was accepted, and found the result of
+// another payload. The first task with the key had ended between the check for its result
+// and the write of the record.
 func TestAKeyWhoseTaskEndsMeanwhileStaysThatTasks(t *testing.T) {
 	store := &endsMeanwhile{Store: storage.NewMemory()}
 	client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: store})
 	first, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "hi"}, tasks.WithIdempotencyKey("order 7"))
 	require.NoError(t, err)
 	store.ends = func() {
-		document := readAll(t, store, tasks.PendingKey("default", first.ID))
+		document := readAll(t, store, objects.PendingKey("default", first.ID))
 		var task tasks.Task
 		require.NoError(t, json.Unmarshal(document, &task))
 		result, err := json.Marshal(tasks.Result{ID: first.ID, Status: tasks.Completed, Digest: task.Digest})
 		require.NoError(t, err)
-		require.NoError(t, store.Put(t.Context(), tasks.ResultKey("default", first.ID), bytes.NewReader(result), "application/json"))
-		require.NoError(t, store.Delete(t.Context(), tasks.PendingKey("default", first.ID)))
+		require.NoError(t, store.Put(t.Context(), objects.ResultKey("default", first.ID), bytes.NewReader(result), "application/json"))
+		require.NoError(t, store.Delete(t.Context(), objects.PendingKey("default", first.ID)))
 	}
 	_, err = client.Enqueue(t.Context(), tasks.Text{Prompt: "other"}, tasks.WithIdempotencyKey("order 7"))
 	require.ErrorIs(t, err, tasks.ErrIdempotencyMismatch)
 	again, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "hi"}, tasks.WithIdempotencyKey("order 7"))
 	require.NoError(t, err)
 	require.True(t, again.Existing)
-	_, err = store.Head(t.Context(), tasks.PendingKey("default", first.ID))
+	_, err = store.Head(t.Context(), objects.PendingKey("default", first.ID))
 	require.ErrorIs(t, err, storage.ErrNotFound, "nothing is pending")
 }
 
-// endsMeanwhile is a store in which something happens just before a record is created
-// or read.
+// endsMeanwhile is a store that runs a func just before a record is created or read.
 type endsMeanwhile struct {
 	storage.Store
 	ends func()
@@ -166,7 +167,7 @@ func TestATaskThatEndsBetweenTwoLooksIsFound(t *testing.T) {
 	store := storage.NewMemory()
 	client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: &endsMeanwhile{store, func() {
 		result := strings.NewReader(`{"id":"t_x","status":"completed"}`)
-		require.NoError(t, store.Put(t.Context(), tasks.ResultKey("default", "t_x"), result, "application/json"))
+		require.NoError(t, store.Put(t.Context(), objects.ResultKey("default", "t_x"), result, "application/json"))
 	}}})
 	info, err := client.Get(t.Context(), "t_x")
 	require.NoError(t, err)
@@ -196,7 +197,7 @@ func TestARefusedTaskNeverRuns(t *testing.T) {
 	}
 }
 
-// readOnly is a Redis that says no to every pipeline, as a replica does.
+// readOnly is a Redis that refuses every pipeline, as a replica does.
 type readOnly struct{}
 
 func (readOnly) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -229,7 +230,7 @@ func TestCancelAndListAndGet(t *testing.T) {
 	require.Len(t, list, 1)
 	require.NoError(t, client.Cancel(t.Context(), accepted.ID))
 	var record tasks.Task
-	body, err := store.Get(t.Context(), tasks.PendingKey("default", accepted.ID))
+	body, err := store.Get(t.Context(), objects.PendingKey("default", accepted.ID))
 	require.NoError(t, err)
 	require.NoError(t, json.NewDecoder(body).Decode(&record))
 	require.True(t, record.Cancelled, "the wish outlives Redis")
@@ -274,7 +275,7 @@ func canonical(t *testing.T, v any) string {
 	return string(b)
 }
 
-// counted counts what is asked of a bucket.
+// counted counts the requests to a bucket.
 type counted struct {
 	storage.Store
 	gets int
@@ -289,15 +290,70 @@ func TestWaitingForAnHourCostsFewRequestsToTheBucket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bucket := &counted{Store: storage.NewMemory()}
 		client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: bucket})
+		accepted, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "hi"})
+		require.NoError(t, err)
 		done := make(chan error)
 		go func() {
-			_, err := client.Wait(t.Context(), "t_1")
+			_, err := client.Wait(t.Context(), accepted.ID)
 			done <- err
 		}()
 		time.Sleep(time.Hour)
-		document := `{"id":"t_1","status":"completed"}`
-		require.NoError(t, bucket.Create(t.Context(), tasks.ResultKey("default", "t_1"), strings.NewReader(document), ""))
+		document := `{"id":"` + accepted.ID + `","status":"completed"}`
+		require.NoError(t, bucket.Create(t.Context(), objects.ResultKey("default", accepted.ID), strings.NewReader(document), ""))
 		require.NoError(t, <-done)
 		require.Less(t, bucket.gets, 300)
 	})
+}
+
+// A Wait without a time limit ends for a task that can never end.
+func TestAWaitForWhatNeverComesEnds(t *testing.T) {
+	for name, store := range map[string]storage.Store{"with a store": storage.NewMemory(), "without": nil} {
+		synctest.Test(t, func(t *testing.T) {
+			rdb := redistest.Memory(t)
+			client := tasks.NewClient(tasks.Config{Redis: rdb, Store: store})
+			begun := time.Now()
+			wait := func(id string) error {
+				begun = time.Now()
+				_, err := client.Wait(t.Context(), id)
+				return err
+			}
+			require.ErrorIs(t, wait("t_unknown"), tasks.ErrNotFound, name)
+			require.Less(t, time.Since(begun), time.Minute, name)
+
+			accepted, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "hi"}, tasks.WithTimeToLive(time.Hour))
+			require.NoError(t, err)
+			require.ErrorIs(t, wait(accepted.ID), tasks.ErrOverdue, name)
+			require.Greater(t, time.Since(begun), time.Hour)
+			require.Less(t, time.Since(begun), 90*time.Minute)
+
+			// Redis lost it; only its pending record can bring it back.
+			require.NoError(t, rdb.FlushAll(t.Context()).Err())
+			want := tasks.ErrNotFound
+			if store != nil {
+				want = tasks.ErrOverdue
+			}
+			require.ErrorIs(t, wait(accepted.ID), want, name)
+
+			// A worker that still runs it will report so.
+			require.NoError(t, rdb.HSet(t.Context(), taskstate.LiveKey("t_run"), "holder", "w").Err())
+			time.AfterFunc(time.Hour, func() {
+				rdb.HSet(context.Background(), taskstate.LiveKey("t_run"), "ended", "failed", "result", `{"id":"t_run"}`)
+			})
+			if store == nil {
+				require.NoError(t, wait("t_run"), name)
+			}
+			synctest.Wait()
+
+			// It has ended, and its result is in another bucket.
+			require.NoError(t, rdb.HSet(t.Context(), taskstate.LiveKey("t_ended"), "ended", "completed").Err())
+			err = wait("t_ended")
+			require.Less(t, time.Since(begun), time.Minute, name)
+			if store == nil {
+				require.ErrorAs(t, err, new(*tasks.ResultInStoreError))
+				require.ErrorIs(t, client.Cancel(t.Context(), "t_ended"), tasks.ErrEnded)
+			} else {
+				require.ErrorContains(t, err, "is it the workers' bucket?")
+			}
+		})
+	}
 }

@@ -9,15 +9,15 @@ import (
 // Embedding turns each text into a vector.
 type Embedding struct {
 	Texts   []string `json:"texts"`
-	Pooling string   `json:"pooling,omitempty"` // mean (default) or cls; the two are not comparable
+	Pooling string   `json:"pooling,omitempty" doc:"mean or cls; not comparable with each other." placeholder:"HOW"`
 }
 
-// EmbeddingTexts is the most texts of one task. They are sent in calls of what the
-// model takes at once.
+// EmbeddingTexts is the maximum number of texts of one task. The worker splits them into
+// calls of the size that the model accepts.
 const EmbeddingTexts = 1000
 
-// embeddingBytes is the longest text: far above every model's context, low enough to
-// refuse a file that was meant to be lines.
+// embeddingBytes is the maximum length of one text. It exceeds every model's context, and
+// still catches a whole file passed as one text by mistake.
 const embeddingBytes = 256 << 10
 
 // Kind implements Payload.
@@ -25,7 +25,7 @@ func (Embedding) Kind() Kind { return KindEmbedding }
 
 // Validate implements Payload.
 func (e Embedding) Validate() error {
-	var p Problems
+	p := textProblems(e)
 	if len(e.Texts) == 0 {
 		p.add("texts", "is empty")
 	}
@@ -44,8 +44,8 @@ func (e Embedding) Validate() error {
 	return p.err()
 }
 
-func (e Embedding) checkModel(m catalogue.Model) Problems {
-	var p Problems
+func (e Embedding) checkModel(m catalogue.Model) ValidationError {
+	var p ValidationError
 	if e.Pooling != "" && !m.Pooling {
 		p.add("pooling", "%s does not take it", m.ID)
 	}

@@ -6,16 +6,16 @@ import (
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 )
 
-// Image draws a picture. What is left out takes the model's default; a field that
-// the model does not take is refused.
+// Image generates a picture. Fields that are not set take the model's defaults. A field
+// that the model does not support is refused.
 type Image struct {
 	Prompt         string   `json:"prompt"`
-	NegativePrompt string   `json:"negative_prompt,omitempty"`
-	Width          int      `json:"width,omitempty"` // pixels
-	Height         int      `json:"height,omitempty"`
-	Steps          *int     `json:"steps,omitempty"`
-	Guidance       *float64 `json:"guidance,omitempty"`
-	Seed           *int64   `json:"seed,omitempty"`
+	NegativePrompt string   `json:"negative_prompt,omitempty" doc:"What should not be seen."`
+	Width          int      `json:"width,omitempty" doc:"Pixels."`
+	Height         int      `json:"height,omitempty" doc:"Pixels."`
+	Steps          *int     `json:"steps,omitempty" doc:"More is finer, slower and dearer."`
+	Guidance       *float64 `json:"guidance,omitempty" doc:"How closely to follow the prompt."`
+	Seed           *int64   `json:"seed,omitempty" doc:"The same seed gives the same picture."`
 }
 
 // Kind implements Payload.
@@ -23,7 +23,7 @@ func (Image) Kind() Kind { return KindImage }
 
 // Validate implements Payload.
 func (i Image) Validate() error {
-	var p Problems
+	p := textProblems(i)
 	if blank(i.Prompt) {
 		p.add("prompt", "is empty")
 	}
@@ -33,8 +33,8 @@ func (i Image) Validate() error {
 	return p.err()
 }
 
-func (i Image) checkModel(m catalogue.Model) Problems {
-	var p Problems
+func (i Image) checkModel(m catalogue.Model) ValidationError {
+	var p ValidationError
 	if n := utf8.RuneCountInString(i.Prompt); m.Prompt > 0 && n > m.Prompt {
 		p.add("prompt", "has %d characters, %s takes %d", n, m.ID, m.Prompt)
 	}
@@ -64,7 +64,7 @@ func (i Image) checkModel(m catalogue.Model) Problems {
 	return p
 }
 
-func bounded(p *Problems, m catalogue.Model, field string, n *float64, b catalogue.Bound) {
+func bounded(p *ValidationError, m catalogue.Model, field string, n *float64, b catalogue.Bound) {
 	if n != nil && b.Max == 0 {
 		p.add(field, "%s does not take it", m.ID)
 		return

@@ -1,7 +1,11 @@
 package tasks_test
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,7 +14,7 @@ import (
 
 const module = "github.com/neuronmill/neuronmill/"
 
-// imports are the packages that each package links, of this module or others.
+// imports returns the packages that a package links, of this module or others.
 func imports(t *testing.T, pkg string) []string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", module+pkg).Output()
@@ -23,15 +27,39 @@ func TestImportsPointOneWay(t *testing.T) {
 		"storage":                 {},
 		"internal/catalogue":      {},
 		"internal/replid":         {},
-		"internal/limit":          {},
+		"internal/objects":        {"storage"},
+		"internal/script":         {},
+		"internal/spelling":       {},
+		"internal/taskstate":      {"internal/script"},
+		"internal/queue":          {"internal/script"},
+		"internal/gate":           {},
 		"internal/media":          {},
-		"tasks":                   {"storage", "internal/catalogue", "internal/replid"},
+		"internal/limits":         {"internal/catalogue", "internal/gate"},
+		"tasks":                   {"storage", "internal/taskstate", "internal/objects", "internal/catalogue", "internal/replid", "internal/queue", "internal/script", "internal/spelling"},
+		"internal/observe":        {"tasks", "storage", "internal/catalogue", "internal/replid"},
+		"internal/index":          {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/observe"},
+		"internal/history":        {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/gate"},
+		"internal/webhook":        {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/fetch"},
+		"internal/events":         {"tasks", "storage", "internal/catalogue", "internal/replid"},
 		"workersai":               {"internal/catalogue"},
 		"workersai/workersaitest": {"workersai", "internal/catalogue", "internal/media"},
+		"internal/keys":           {"storage"},
+		"internal/api":            {"tasks", "storage", "internal/keys", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/media", "internal/limits", "internal/events", "internal/index", "internal/observe", "internal/openai", "internal/api/openaiapi", "internal/batch", "internal/metrics", "internal/files", "internal/openaibatch", "internal/webhook", "internal/fetch", "workersai", "internal/api/ui", "internal/history"},
+		"internal/api/ui":         {"tasks", "storage", "internal/keys", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/index", "internal/observe", "internal/batch", "internal/history", "internal/webhook", "internal/fetch"},
+		"internal/monitor":        {"tasks", "storage", "internal/gate", "internal/catalogue", "internal/replid"},
+		"internal/metrics":        {"tasks", "storage", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/webhook", "internal/fetch", "workersai"},
 		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid"},
-		"handlers":                {"tasks", "workersai", "storage", "internal/limit", "internal/catalogue", "internal/media", "internal/failpoint", "internal/replid"},
+		"internal/openai":         {"tasks", "storage", "internal/catalogue", "internal/replid"},
+		"internal/batch":          {"tasks", "storage", "internal/catalogue", "internal/replid"},
+		"internal/files":          {"storage", "internal/objects"},
+		"internal/openaibatch":    {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/batch", "internal/openai", "internal/files", "internal/objects", "internal/webhook", "internal/fetch"},
+		"internal/maintenance":    {"tasks", "storage", "internal/gate", "internal/catalogue", "internal/replid"},
+		"internal/engine":         {"tasks", "workersai", "storage", "internal/gate", "internal/maintenance", "internal/objects", "internal/liveness", "internal/catalogue", "internal/failpoint", "internal/replid"},
 	}
 	for pkg, allowed := range leaves {
+		if slices.Contains(allowed, "tasks") {
+			allowed = append(allowed, leaves["tasks"]...)
+		}
 		for _, dep := range imports(t, pkg) {
 			own, ok := strings.CutPrefix(dep, module)
 			if ok && own != pkg {
@@ -41,9 +69,44 @@ func TestImportsPointOneWay(t *testing.T) {
 	}
 }
 
+// direct returns the packages that the files of a package import themselves.
+func direct(t *testing.T, pkg string) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{join .Imports "\n"}}`, module+pkg).Output()
+	require.NoError(t, err)
+	return strings.Fields(string(out))
+}
+
+// The work of a kind goes through engine.Call: it touches neither bucket nor Redis by itself.
+func TestHandlersReachBucketAndRedisThroughTheEngineOnly(t *testing.T) {
+	for _, dep := range direct(t, "handlers") {
+		require.NotContains(t, dep, module+"storage")
+		for _, wall := range []string{"redis", "asynq", "internal/gate", "internal/maintenance", "internal/objects"} {
+			require.NotContains(t, dep, wall)
+		}
+	}
+}
+
+// The engine asks the table of handlers about kinds, and package queue about the queue.
+func TestTheEngineNamesNoKindAndNoKeyOfTheQueue(t *testing.T) {
+	files, err := filepath.Glob("../internal/engine/*.go")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	kind := regexp.MustCompile(`tasks\.Kind[A-Z]`)
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(f)
+		require.NoError(t, err)
+		require.NotRegexp(t, kind, string(text), f)
+		require.NotContains(t, string(text), "asynq:", f)
+	}
+}
+
 func TestAProducerLinksNeitherServersNorTheAWSSDK(t *testing.T) {
 	for _, dep := range imports(t, "tasks") {
-		for _, heavy := range []string{"aws/", "miniredis", "versity", "kong", "mpb", "goccy"} {
+		for _, heavy := range []string{"aws/", "miniredis", "versity", "kong", "mpb", "goccy", "prometheus", "opentelemetry"} {
 			require.NotContains(t, dep, heavy)
 		}
 	}

@@ -2,40 +2,54 @@ package tasks
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
+	"strings"
 	"time"
 
-	"github.com/hibiken/asynq"
+	"github.com/neuronmill/neuronmill/internal/objects"
+	"github.com/neuronmill/neuronmill/internal/queue"
+	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/redis/go-redis/v9"
 )
 
-// Info is where a task stands.
+// Info is the state of a task. Cancelled means that a person has cancelled the task,
+// which ends before its next call.
 type Info struct {
 	Task
-	State     string    // pending, scheduled, active, retry, archived; completed or failed once it has ended
-	Attempts  int       // calls begun so far that count
-	LastError string    // why it comes again
-	NextRun   time.Time // when it comes again; zero when it is due
-	Result    *Result   // nil while it has not ended
+	State     string    // pending, scheduled, active, retry or archived; after the end completed or failed
+	Attempts  int       // counted calls started so far
+	LastError string    // why the task is retried
+	NextRun   time.Time // when the task is retried or starts; zero when it is due
+	Result    *Result   // nil until the task has ended
 }
 
-// Get finds a task, in Redis or by its result. ErrNotFound when neither has it.
+// getTries is how often Get looks for a task that ends while it looks.
+const getTries = 3
+
+// Get finds a task in Redis or by its result. It returns ErrNotFound if neither has it.
+// What it reads from Redis is of one moment.
 func (c *Client) Get(ctx context.Context, id string) (Info, error) {
-	info, err := c.getResult(ctx, id)
-	if !errors.Is(err, ErrNotFound) {
-		return info, err
+	if c.invalid != nil {
+		return Info{}, c.invalid
 	}
-	info, err = c.getQueued(ctx, id)
-	if !errors.Is(err, ErrNotFound) {
-		return info, err
+	for try := 1; ; try++ {
+		info, err := c.getResult(ctx, id)
+		if !errors.Is(err, ErrNotFound) {
+			return info, err
+		}
+		info, ended, err := c.getQueued(ctx, id)
+		switch {
+		case errors.Is(err, ErrNotFound) && try == 1: // it may have ended between the two reads
+		case err != nil || !ended || try == getTries:
+			return info, err
+		}
 	}
-	return c.getResult(ctx, id) // it may have ended between the looks: its result was there before all else went
 }
 
 // getResult finds a task that has ended.
@@ -50,58 +64,65 @@ func (c *Client) getResult(ctx context.Context, id string) (Info, error) {
 	}, nil
 }
 
-// getQueued finds a task that waits or runs.
-func (c *Client) getQueued(ctx context.Context, id string) (Info, error) {
-	queue, err := c.findQueue(ctx, id)
+// getQueued finds a task that is queued or active. ended means that its result is written.
+func (c *Client) getQueued(ctx context.Context, id string) (info Info, ended bool, err error) {
+	name, err := c.findQueue(ctx, id)
 	if errors.Is(err, ErrNotFound) {
-		return c.getRecord(ctx, id)
+		info, err := c.getRecord(ctx, id)
+		return info, false, err
 	}
 	if err != nil {
-		return Info{}, err
+		return Info{}, false, err
 	}
-	queued, err := asynq.NewInspectorFromRedisClient(c.cfg.Redis).GetTaskInfo(queue, id)
-	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
-		return Info{}, ErrNotFound
-	}
+	found, err := queue.Inspect(ctx, c.cfg.Redis, []queue.Ref{{Queue: name, ID: id}}, taskstate.LiveKey, taskstate.CounterFields...)
 	if err != nil {
-		return Info{}, fmt.Errorf("look for %s: %w", id, err)
+		return Info{}, false, fmt.Errorf("look for %s: %w", id, err)
 	}
-	return c.describe(ctx, queued)
+	q := found[0]
+	info = describe(q)
+	if q.State == "" || q.Tombstone || !c.owns(info) {
+		return Info{}, false, ErrNotFound
+	}
+	return info, taskstate.CountersOf(q.Record).Ended, nil
 }
 
-// getRecord finds a task that Redis has lost and will get back from its record.
+// owns reports whether a queued task is the client's tenant's. All tenants share the
+// queues. A damaged task has no tenant and belongs to the default one.
+func (c *Client) owns(info Info) bool {
+	return cmp.Or(info.Tenant, objects.DefaultTenant) == c.cfg.Tenant
+}
+
+// getRecord finds a task that Redis has lost. The reconciler will put it back from its
+// pending record.
 func (c *Client) getRecord(ctx context.Context, id string) (Info, error) {
 	info := Info{State: "pending"}
 	if c.cfg.Store == nil {
 		return Info{}, ErrNotFound
 	}
-	err := readJSON(ctx, c.cfg.Store, PendingKey(c.cfg.Tenant, id), &info.Task)
+	document, err := readRecord(ctx, c.cfg.Store, c.cfg.Tenant, id)
 	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrInvalidKey) {
 		return Info{}, ErrNotFound
+	}
+	if err == nil {
+		if err = json.Unmarshal(document, &info.Task); err != nil {
+			err = fmt.Errorf("decode the pending record of %s: %w: %w", id, errDocument, err)
+		}
 	}
 	return info, err
 }
 
-func (c *Client) describe(ctx context.Context, queued *asynq.TaskInfo) (Info, error) {
-	info := Info{State: queued.State.String(), LastError: queued.LastErr, NextRun: queued.NextProcessAt}
-	info.Task, _ = Decode(queued.Payload)
-	info.ID = queued.ID
-	if info.State == "pending" || info.State == "active" {
-		info.NextRun = time.Time{}
-	}
-	counts, err := c.cfg.Redis.HMGet(ctx, LiveKey(queued.ID), "attempts", "unpaid").Result()
-	if err != nil {
-		return info, fmt.Errorf("read the counters of %s: %w", queued.ID, err)
-	}
-	for i, sign := range []int{1, -1} {
-		text, _ := counts[i].(string)
-		n, _ := strconv.Atoi(text)
-		info.Attempts += sign * n
-	}
-	return info, nil
+// describe returns what a queue and the live record say about a task.
+func describe(q queue.Inspected) Info {
+	info := Info{State: q.State, LastError: q.LastError, NextRun: q.NextRun}
+	info.Task, _, _ = DecodeMessage(q.Message)
+	info.ID = q.ID
+	counts := taskstate.CountersOf(q.Record)
+	info.Attempts = counts.Attempts - counts.Unpaid
+	info.Cancelled = info.Cancelled || counts.Cancelled
+	return info
 }
 
-// Queues are the names of all asynq queues, interactive ones first.
+// Queues returns the names of all asynq queues, interactive ones first.
 func Queues() []string {
 	var names []string
 	for _, l := range []Lane{Interactive, Bulk} {
@@ -112,59 +133,75 @@ func Queues() []string {
 	return names
 }
 
-// findQueue asks all queues for a task in one round trip.
+// findQueue searches all queues for a task in one round trip.
 func (c *Client) findQueue(ctx context.Context, id string) (string, error) {
-	queues := Queues()
-	replies := make([]*redis.IntCmd, len(queues))
-	pipe := c.cfg.Redis.Pipeline()
-	for i, q := range queues {
-		replies[i] = pipe.Exists(ctx, "asynq:{"+q+"}:t:"+id)
+	name, err := queue.Locate(ctx, c.cfg.Redis, Queues(), id)
+	if err == nil && name == "" {
+		err = ErrNotFound
 	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return "", fmt.Errorf("look for %s: %w", id, err)
-	}
-	i := slices.IndexFunc(replies, func(r *redis.IntCmd) bool { return r.Val() == 1 })
-	if i < 0 {
-		return "", ErrNotFound
-	}
-	return queues[i], nil
+	return name, err
 }
 
-// Result is a task's result; ErrNotFound while there is none. Without a Store it is
-// known for an hour after the end, and only when it has at most 64 KiB.
+// Result returns a task's result, or ErrNotFound until the task has ended. Without a
+// Store, the result is readable for ten minutes after the end and only up to
+// 64 KiB. Otherwise the error is a *ResultInStoreError.
 func (c *Client) Result(ctx context.Context, id string) (*Result, error) {
-	r, _, err := c.announced(ctx, id)
-	if err != nil && c.cfg.Store != nil {
+	if c.invalid != nil {
+		return nil, c.invalid
+	}
+	if c.cfg.Store != nil {
 		return c.storedResult(ctx, id)
 	}
-	return r, err
+	return c.publishedResult(ctx, id)
 }
 
-// announced is the result as the worker left it in Redis for those who wait. A task
-// that is known to have ended, without its result, has it in the bucket only.
-func (c *Client) announced(ctx context.Context, id string) (r *Result, ended bool, err error) {
-	values, err := c.cfg.Redis.HMGet(ctx, LiveKey(id), "result", "ended").Result()
+// publishedResult reads the result that a worker published in Redis.
+func (c *Client) publishedResult(ctx context.Context, id string) (*Result, error) {
+	state, err := taskstate.ReadState(ctx, c.cfg.Redis, id)()
 	if err != nil {
-		return nil, false, fmt.Errorf("look for the result of %s: %w", id, err)
+		return nil, fmt.Errorf("look for the result of %s: %w", id, err)
 	}
-	document, ok := values[0].(string)
+	document, ok := state.Result, state.Result != "" // written by a worker of an earlier version
+	if !state.Ended && !ok {
+		return nil, ErrNotFound
+	}
 	if !ok {
-		return nil, values[1] != nil, ErrNotFound
+		document, err = c.cfg.Redis.Get(ctx, taskstate.PublishedKey(id)).Result()
+		if errors.Is(err, redis.Nil) {
+			return nil, &ResultInStoreError{ID: id, Status: statusOf(state.Status)}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for the result of %s: %w", id, err)
+		}
 	}
+	var r Result
 	if err := json.Unmarshal([]byte(document), &r); err != nil {
-		return nil, true, fmt.Errorf("decode the result of %s: %w", id, err)
+		return nil, fmt.Errorf("decode the result of %s: %w", id, err)
 	}
-	return r, true, nil
+	// The key may belong to another task that only the bucket knew.
+	if state.Digest != "" && r.Digest != "" && state.Digest != r.Digest {
+		return nil, fmt.Errorf("result of %s: %w", id, ErrIdempotencyMismatch)
+	}
+	return &r, nil
+}
+
+// statusOf reads the status in a live record. Earlier versions wrote 1.
+func statusOf(ended string) Status {
+	if s := Status(ended); s == Completed || s == Failed {
+		return s
+	}
+	return ""
 }
 
 func (c *Client) storedResult(ctx context.Context, id string) (*Result, error) {
 	return StoredResult(ctx, c.cfg.Store, c.cfg.Tenant, id)
 }
 
-// StoredResult reads the document that ended a task; ErrNotFound where there is none.
+// StoredResult reads a task's result from the bucket. It returns ErrNotFound if there is
+// none.
 func StoredResult(ctx context.Context, s storage.Store, tenant, id string) (*Result, error) {
 	var r Result
-	err := readJSON(ctx, s, ResultKey(tenant, id), &r)
+	err := readJSON(ctx, s, objects.ResultKey(tenant, id), &r)
 	if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrInvalidKey) {
 		return nil, ErrNotFound
 	}
@@ -174,56 +211,137 @@ func StoredResult(ctx context.Context, s storage.Store, tenant, id string) (*Res
 	return &r, nil
 }
 
-// ListFilter narrows List.
+// ListFilter selects tasks for Client.List.
 type ListFilter struct {
-	Kind  Kind   // all when empty
-	Lane  Lane   // both when empty
-	State string // pending, scheduled, active, retry or archived; all when empty
-	Limit int    // at most so many; 0 means 100
+	Kind  Kind   // empty means all
+	Lane  Lane   // empty means both
+	State string // pending, scheduled, active, retry or archived; empty means all
+	Limit int    // maximum number of tasks; 0 means 100
 }
 
-// List gives tasks that have not ended, as Redis has them. Those that have ended are
-// in the bucket.
+// Position is a place in the list of live tasks; the zero value is its beginning. One call
+// shows each task once, in its latest state. Tasks move through the list between two calls,
+// so that a reader of many pages may miss one or see one twice.
+type Position struct {
+	Section int // index of a queue and state
+	Offset  int // tasks of the section before it
+}
+
+// liveStates are the states of tasks that have not ended, in the order of a list.
+var liveStates = []string{"active", "pending", "retry", "scheduled", "archived"}
+
+// List returns tasks from Redis that have not ended. Ended tasks are in the bucket.
 func (c *Client) List(ctx context.Context, f ListFilter) ([]Info, error) {
-	if f.Limit == 0 {
-		f.Limit = 100
+	list, _, err := c.ListFrom(ctx, f, Position{}, nil)
+	return list, err
+}
+
+// listPage is how many tasks are read at once, and listMost how many are looked at for one
+// call.
+const (
+	listPage = 100
+	listMost = 2000
+)
+
+// ListFrom is a List that begins at a position and keeps the tasks that match; a nil func
+// keeps all. It returns the position of the next call, whose Section is negative at the
+// end. A call looks at a bounded number of tasks, so it may return fewer than the limit,
+// even none, before the end.
+func (c *Client) ListFrom(ctx context.Context, f ListFilter, at Position, match func(Info) bool) ([]Info, Position, error) {
+	end := Position{Section: -1}
+	if c.invalid != nil {
+		return nil, end, c.invalid
 	}
-	inspector := asynq.NewInspectorFromRedisClient(c.cfg.Redis)
-	states := map[string]func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error){
-		"active": inspector.ListActiveTasks, "pending": inspector.ListPendingTasks, "retry": inspector.ListRetryTasks,
-		"scheduled": inspector.ListScheduledTasks, "archived": inspector.ListArchivedTasks,
+	if f.State != "" && !slices.Contains(liveStates, f.State) {
+		return nil, end, problem("state", "%s is none of %s", quote(f.State), strings.Join(liveStates, ", "))
 	}
-	if _, ok := states[f.State]; f.State != "" && !ok {
-		return nil, Problems{{"state", quote(f.State) + " is none of active, pending, retry, scheduled, archived"}}
+	l := listing{c: c, f: f, match: match, limit: cmp.Or(f.Limit, 100)}
+	queues := Queues()
+	for at.Section < len(queues)*len(liveStates) {
+		number := at.Section / len(liveStates)
+		if matches(queues[number], f) {
+			next, full, err := l.read(ctx, queues[number], at)
+			if err != nil {
+				return nil, end, err
+			}
+			if full {
+				return l.found, next, nil
+			}
+		}
+		at = Position{Section: (number + 1) * len(liveStates)}
 	}
-	var list []Info
-	for _, q := range Queues() {
-		if !matches(q, f) {
+	return l.found, end, nil
+}
+
+// listing is one call of ListFrom.
+type listing struct {
+	c     *Client
+	f     ListFilter
+	match func(Info) bool
+	limit int
+	found []Info
+	seen  int // tasks looked at
+}
+
+// full reports whether the call has found or looked at as many tasks as it may.
+func (l *listing) full() bool { return len(l.found) >= l.limit || l.seen >= listMost }
+
+// read lists the tasks of one queue from a position of it on. It reads their ids in one
+// step, so that a task that changes its state is neither missed nor found twice. It returns
+// the position of the next task and true when the listing is full before the end.
+func (l *listing) read(ctx context.Context, name string, at Position) (next Position, full bool, err error) {
+	if l.full() {
+		return at, true, nil
+	}
+	states := liveStates[at.Section%len(liveStates):]
+	sections, err := queue.IDs(ctx, l.c.cfg.Redis, name, states, at.Offset, listMost)
+	if err != nil {
+		return at, false, err
+	}
+	for i, ids := range sections {
+		if i > 0 {
+			at = Position{Section: at.Section + 1}
+		}
+		if l.f.State != "" && l.f.State != states[i] {
 			continue
 		}
-		for _, state := range []string{"active", "pending", "retry", "scheduled", "archived"} {
-			if f.State != "" && f.State != state {
-				continue
+		for page := range slices.Chunk(ids, listPage) {
+			n, err := l.add(ctx, name, page)
+			if at.Offset += n; err != nil {
+				return at, false, err
 			}
-			found, err := states[state](q, asynq.PageSize(f.Limit))
-			if errors.Is(err, asynq.ErrQueueNotFound) {
-				continue
-			}
-			if err != nil {
-				return nil, fmt.Errorf("list %s tasks of %s: %w", state, q, err)
-			}
-			for _, t := range found {
-				info, err := c.describe(ctx, t)
-				if err != nil {
-					return nil, err
-				}
-				if list = append(list, info); len(list) == f.Limit {
-					return list, nil
-				}
+			if l.full() {
+				return at, true, nil
 			}
 		}
 	}
-	return list, nil
+	return at, false, nil
+}
+
+// add looks at a page of tasks until the listing is full, and returns how many it has looked
+// at.
+func (l *listing) add(ctx context.Context, name string, ids []string) (n int, err error) {
+	refs := make([]queue.Ref, len(ids))
+	for i, id := range ids {
+		refs[i] = queue.Ref{Queue: name, ID: id}
+	}
+	found, err := queue.Inspect(ctx, l.c.cfg.Redis, refs, taskstate.LiveKey, taskstate.CounterFields...)
+	if err != nil {
+		return 0, err
+	}
+	for _, q := range found {
+		if l.full() {
+			return n, nil
+		}
+		n++
+		l.seen++
+		info := describe(q)
+		over := q.State == "" || q.Tombstone || taskstate.CountersOf(q.Record).Ended
+		if !over && l.c.owns(info) && (l.f.State == "" || l.f.State == info.State) && (l.match == nil || l.match(info)) {
+			l.found = append(l.found, info)
+		}
+	}
+	return n, nil
 }
 
 func matches(queue string, f ListFilter) bool {
@@ -237,22 +355,22 @@ func matches(queue string, f ListFilter) bool {
 	return false
 }
 
-// Cancel ends a task that has not ended, within seconds while a worker runs: a waiting
-// one at once, a running one before its next call. ErrEnded when it has a result.
+// Cancel ends a task within seconds while a worker runs. A waiting task ends at once, a
+// running one before its next call. It returns ErrEnded if the task has a result.
 func (c *Client) Cancel(ctx context.Context, id string) error {
 	info, err := c.Get(ctx, id)
+	if errors.As(err, new(*ResultInStoreError)) || err == nil && info.Result != nil {
+		return ErrEnded
+	}
 	if err != nil {
 		return err
 	}
-	if info.Result != nil {
-		return ErrEnded
-	}
-	if info.Pending && c.cfg.Store != nil { // so that the wish outlives Redis
+	if info.Pending && c.cfg.Store != nil { // the cancellation survives the loss of Redis
 		t := info.Task
 		t.Cancelled = true
 		document, err := json.Marshal(t)
 		if err == nil {
-			err = c.cfg.Store.Put(ctx, PendingKey(t.Tenant, id), bytes.NewReader(document), "application/json")
+			err = c.cfg.Store.Put(ctx, objects.PendingKey(t.Tenant, id), bytes.NewReader(document), "application/json")
 		}
 		if err != nil {
 			return fmt.Errorf("cancel %s: %w", id, err)
@@ -260,13 +378,16 @@ func (c *Client) Cancel(ctx context.Context, id string) error {
 	}
 	deadline := info.Deadline
 	if deadline.IsZero() {
-		deadline = time.Now().Add(LiveTTL)
+		deadline = time.Now().Add(taskstate.LiveTTL)
 	}
-	pipe := c.cfg.Redis.Pipeline()
-	pipe.HSet(ctx, LiveKey(id), "cancelled", 1)
-	pipe.ExpireAt(ctx, LiveKey(id), deadline.Add(LiveTTL))
-	pipe.ZAdd(ctx, CancelledKey, redis.Z{Score: float64(time.Now().Unix()), Member: id})
-	if _, err := pipe.Exec(ctx); err != nil {
+	marked, err := taskstate.Cancel(ctx, c.cfg.Redis, id, secondsTo(deadline.Add(taskstate.LiveTTL)))
+	switch {
+	case err != nil:
+		return fmt.Errorf("cancel %s: %w", id, err)
+	case !marked:
+		return ErrEnded
+	}
+	if err := c.cfg.Redis.ZAdd(ctx, taskstate.CancelledKey, redis.Z{Score: float64(time.Now().Unix()), Member: id}).Err(); err != nil {
 		return fmt.Errorf("cancel %s: %w", id, err)
 	}
 	return nil

@@ -10,54 +10,77 @@ import (
 	"unicode/utf8"
 )
 
-// Options of one task. The zero value is an interactive task of the kind's default
-// model that runs at once and is given up after the spec's maximum age.
+// Options are the settings of one task. The zero value is an interactive task with the
+// kind's default model. It runs at once and expires after the spec's maximum age.
 type Options struct {
 	Lane           Lane
 	Model          string
-	Deadline       time.Time         // a task whose turn comes later ends as deadline_exceeded
-	StartAt        time.Time         // not before; at most 90 days ahead
-	IdempotencyKey string            // the same key gives the same task
-	Metadata       map[string]string // comes back in the result
-	Accept         Durability        // the client's when empty
+	Deadline       time.Time         // the task fails with deadline_exceeded if it has not run by then
+	StartAt        time.Time         // earliest start; at most 90 days ahead
+	IdempotencyKey string            // the same key returns the same task
+	Metadata       map[string]string // copied to the result
+	Webhook        string            // https URL that gets a signed request when the task has ended
+	Durability     Durability        // empty means the client's default
+
+	space keySpace // key space of the idempotency key
 }
 
 // Option sets one of the Options.
 type Option func(*Options)
 
-// WithLane chooses the lane.
+// WithLane sets the lane.
 func WithLane(l Lane) Option { return func(o *Options) { o.Lane = l } }
 
-// WithModel chooses the model.
+// WithModel sets the model.
 func WithModel(id string) Option { return func(o *Options) { o.Model = id } }
 
-// WithDeadline gives the task up at a time.
+// WithDeadline sets the time at which the task expires.
 func WithDeadline(at time.Time) Option { return func(o *Options) { o.Deadline = at } }
 
-// WithTimeToLive gives the task up after a while.
+// WithTimeToLive sets the deadline to a duration from now.
 func WithTimeToLive(d time.Duration) Option {
 	return func(o *Options) { o.Deadline = time.Now().Add(d) }
 }
 
-// WithStart lets the task run at a time or later.
+// WithStart sets the earliest start.
 func WithStart(at time.Time) Option { return func(o *Options) { o.StartAt = at } }
 
-// WithDelay lets the task run after a while.
+// WithDelay sets the earliest start to a duration from now.
 func WithDelay(d time.Duration) Option { return func(o *Options) { o.StartAt = time.Now().Add(d) } }
 
-// WithIdempotencyKey makes enqueuing safe to repeat: the same key gives the same task.
-func WithIdempotencyKey(key string) Option { return func(o *Options) { o.IdempotencyKey = key } }
+// WithIdempotencyKey makes Enqueue safe to repeat: the same key returns the same task.
+func WithIdempotencyKey(key string) Option {
+	return func(o *Options) { o.IdempotencyKey, o.space = key, personKeys }
+}
 
-// WithMetadata adds words of the producer's own, which come back in the result.
+// WithScheduleSlot returns the same task for the same slot of a schedule, however many
+// schedulers enqueue it. It cannot collide with a producer's own idempotency key.
+func WithScheduleSlot(schedule string, slot time.Time) Option {
+	return func(o *Options) {
+		o.IdempotencyKey, o.space = schedule+"/"+slot.UTC().Format(time.RFC3339), scheduleKeys
+	}
+}
+
+// retryOf returns the same task for each retry of a failed one.
+func retryOf(id string) Option {
+	return func(o *Options) { o.IdempotencyKey, o.space = id, retryKeys }
+}
+
+// WithMetadata adds the producer's own metadata, which is copied to the result.
 func WithMetadata(m map[string]string) Option {
 	return func(o *Options) { o.Metadata = maps.Clone(m) }
 }
 
-// WithAccept chooses what the task survives with.
-func WithAccept(d Durability) Option { return func(o *Options) { o.Accept = d } }
+// WithWebhook sets the URL that gets a signed request when the task has ended, by the rules
+// of Standard Webhooks. It must begin with https:// and name a public host. A duplicate
+// keeps the URL of the first task.
+func WithWebhook(url string) Option { return func(o *Options) { o.Webhook = url } }
 
-func (o Options) check(now time.Time) Problems {
-	var p Problems
+// WithDurability sets the task's durability.
+func WithDurability(d Durability) Option { return func(o *Options) { o.Durability = d } }
+
+func (o Options) check(now time.Time) ValidationError {
+	var p ValidationError
 	if o.Lane != "" {
 		oneOf(&p, "lane", string(o.Lane), string(Interactive), string(Bulk))
 	}
@@ -73,6 +96,9 @@ func (o Options) check(now time.Time) Problems {
 	if k := o.IdempotencyKey; len(k) > 255 || !utf8.ValidString(k) || strings.ContainsFunc(k, unprintable) {
 		p.add("idempotency_key", "wants at most 255 bytes of visible characters")
 	}
+	if o.Webhook != "" {
+		checkWebhook(&p, o.Webhook)
+	}
 	if len(o.Metadata) > 16 {
 		p.add("metadata", "has %d pairs, more than 16", len(o.Metadata))
 	}
@@ -86,6 +112,17 @@ func (o Options) check(now time.Time) Problems {
 		}
 	}
 	return p
+}
+
+// checkWebhook refuses a URL that is not valid. It may hold a token, so it is short enough
+// for the queue.
+func checkWebhook(p *ValidationError, url string) {
+	const most = 2048
+	if len(url) > most {
+		p.add("webhook", "has %d bytes, more than %d", len(url), most)
+		return
+	}
+	checkURL(p, "webhook", url)
 }
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }

@@ -12,12 +12,13 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/neuronmill/neuronmill/internal/spelling"
 )
 
-// Parse reads the JSON of a payload strictly and validates it. What is wrong comes as
-// Problems: unknown fields (with the one that was probably meant), duplicate keys,
-// wrong types, invalid UTF-8, and whatever Validate finds; only in the last case there is
-// a payload beside the error.
+// Parse reads the JSON of a payload strictly and validates it. It returns all errors as
+// ValidationError: unknown fields (with a suggestion), duplicate keys, wrong types, invalid
+// UTF-8, and the problems that Validate finds. With problems of Validate alone it also
+// returns the payload.
 func Parse(k Kind, data []byte) (Payload, error) {
 	spec, ok := SpecOf(k)
 	if !ok {
@@ -35,29 +36,28 @@ func unknownKind(k Kind) error {
 	for _, s := range Specs {
 		names = append(names, string(s.Kind))
 	}
-	return Problems{{"kind", fmt.Sprintf("%s is none of %s", quote(string(k)), strings.Join(names, ", "))}}
+	return problem("kind", "%s is none of %s", quote(string(k)), strings.Join(names, ", "))
 }
 
-// decode reads a payload field by field, so that one wrong field does not hide the
-// next.
+// decode reads a payload field by field, so that it reports all wrong fields.
 func decode[P Payload](data []byte) (Payload, error) {
 	var (
 		payload  P
-		problems Problems
+		problems ValidationError
 		members  map[string]jsontext.Value
 	)
 	data = bytes.TrimPrefix(data, []byte("\xEF\xBB\xBF"))
 	switch {
 	case len(bytes.TrimSpace(data)) == 0:
-		return nil, Problems{{"", "the payload is empty"}}
+		return nil, problem("", "the payload is empty")
 	case !utf8.Valid(data):
-		return nil, Problems{{"", "the payload is not valid UTF-8"}}
+		return nil, problem("", "the payload is not valid UTF-8")
 	}
 	if err := json.Unmarshal(data, &members); err != nil {
 		if bytes.HasPrefix(bytes.TrimSpace(data), []byte("[")) {
-			return nil, Problems{{"", "the payload is a list; one task takes one object"}}
+			return nil, problem("", "the payload is a list; one task takes one object")
 		}
-		return nil, Problems{{fieldOf(err), "not valid JSON: " + reason(err)}}
+		return nil, problem(fieldOf(err), "not valid JSON: %s", reason(err))
 	}
 	fields := fieldsOf(reflect.ValueOf(&payload).Elem())
 	for _, name := range slices.Sorted(maps.Keys(members)) {
@@ -84,7 +84,7 @@ func fieldsOf(v reflect.Value) map[string]reflect.Value {
 	return fields
 }
 
-// reason is an error of the JSON library in words that name no Go type.
+// reason rewrites an error of the JSON library without Go type names.
 func reason(err error) string {
 	if semantic, ok := errors.AsType[*json.SemanticError](err); ok {
 		if errors.Is(err, json.ErrUnknownName) {
@@ -100,7 +100,7 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// fieldOf is where in a value an error lies: ".key", "[3]".
+// fieldOf returns the position of an error within a value: ".key", "[3]".
 func fieldOf(err error) string {
 	var pointer jsontext.Pointer
 	var semantic *json.SemanticError
@@ -169,39 +169,11 @@ func kindName(k jsontext.Kind) string {
 	return "null"
 }
 
-// nearest suggests the known name that was probably meant.
+// nearest hints at the known name that is most similar to a misspelt one, or lists them all.
 func nearest[V any](name string, known map[string]V) string {
-	best, least := "", 3
-	for _, k := range slices.Sorted(maps.Keys(known)) {
-		if d := distance(strings.ToLower(name), k, least); d < least {
-			best, least = k, d
-		}
+	names := slices.Sorted(maps.Keys(known))
+	if meant := spelling.Nearest(name, names, spelling.Close); meant != "" {
+		return "; did you mean " + meant + "?"
 	}
-	if best == "" {
-		return "; there are " + strings.Join(slices.Sorted(maps.Keys(known)), ", ")
-	}
-	return "; did you mean " + best + "?"
-}
-
-// distance is the edit distance of two short words, or limit when it is not below it.
-func distance(a, b string, limit int) int {
-	if max(len(a)-len(b), len(b)-len(a)) >= limit {
-		return limit
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], cost
-		}
-	}
-	return min(row[len(b)], limit)
+	return "; there are " + strings.Join(names, ", ")
 }

@@ -59,7 +59,7 @@ func TestBadPayloadsAreRefusedByField(t *testing.T) {
 	}
 	for _, c := range cases {
 		_, err := tasks.Parse(c.kind, []byte(c.payload))
-		var problems tasks.Problems
+		var problems tasks.ValidationError
 		require.ErrorAs(t, err, &problems, "%s %.80s: %v", c.kind, c.payload, err)
 		for _, w := range c.want {
 			require.ErrorContains(t, err, w, "%s %.80s", c.kind, c.payload)
@@ -124,7 +124,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, kind string, data []byte) {
 		p, err := tasks.Parse(tasks.Kind(kind), data)
-		var problems tasks.Problems // come with the payload they are of
+		var problems tasks.ValidationError // returned together with their payload
 		if err == nil && p == nil || err != nil && p != nil && !errors.As(err, &problems) {
 			t.Fatalf("%q gives %v, %v", data, p, err)
 		}

@@ -6,47 +6,50 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"path"
 	"strings"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
-	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 )
 
-// Recovery looks through the pending records of all tenants for tasks that Redis has
-// lost. It may run at any time, twice, and on several machines at once.
+// Recovery searches the pending records of all tenants for tasks that Redis has lost. It
+// is safe to run at any time, repeatedly, and on several machines at once.
 type Recovery struct {
-	// OlderThan leaves younger records out: they may be on their way into the queue,
-	// or about to be taken back since Redis refused them.
+	// OlderThan skips younger records: their tasks may be about to be enqueued, or their
+	// writer may be about to delete them because Redis refused the task.
 	OlderThan time.Duration
-	// Progress is called now and then; nil is fine.
+	// Progress is called from time to time; it may be nil.
 	Progress func(Recovered)
-	// Damaged ends a task whose record cannot be read as one; nil leaves it.
+	// Damaged ends a task whose record is unreadable; nil leaves the record.
 	Damaged func(ctx context.Context, tenant, id string, document []byte) error
 }
 
-// Recovered counts what a Recovery met.
+// Recovered counts the records that a Recovery has checked, by their state.
 type Recovered struct {
-	Records  int // looked at
-	Queued   int // in the queue, as they should be
-	Young    int // left out, see OlderThan
+	Records  int // checked
+	Queued   int // in the queue, as expected
+	Young    int // skipped because of OlderThan
 	Returned int // put back into the queue
 	Ended    int // had a result: the record is removed
-	Damaged  int // cannot be read
+	Damaged  int // unreadable
+	Newer    int // of a newer version: kept for a newer worker until their deadline
 }
 
-// Recover puts tasks that have a record, but no result and no place in Redis, back
-// into the queue. It needs a Store. What fails is joined into the error; the others
-// are done all the same.
+// Recover puts tasks back into the queue that have a pending record, but no result and no
+// entry in Redis. It requires a Store. It continues after errors and returns them joined.
 func (c *Client) Recover(ctx context.Context, r Recovery) (Recovered, error) {
+	if c.invalid != nil {
+		return Recovered{}, c.invalid
+	}
 	var n Recovered
 	var errs []error
 	if c.cfg.Store == nil {
 		return n, errors.New("recover needs a Store: the records lie in the bucket")
 	}
-	var page []Record
+	var page []pendingRecord
+	var over []string // keys of shared records whose tasks have ended
 	flush := func() error {
 		err := c.recoverPage(ctx, r, page, &n)
 		page = page[:0]
@@ -55,46 +58,60 @@ func (c *Client) Recover(ctx context.Context, r Recovery) (Recovered, error) {
 		}
 		return err
 	}
-	for record, err := range Records(ctx, c.cfg.Store) {
+	for record, err := range pendingRecords(ctx, c.cfg.Store) {
 		if err != nil {
 			return n, errors.Join(append(errs, err)...)
 		}
-		n.Records++
-		if time.Since(record.Modified) < r.OlderThan {
-			n.Young++
-			continue
+		n.Records += record.tasks()
+		switch {
+		case time.Since(record.Modified) < r.OlderThan:
+			n.Young += record.tasks()
+		case record.Shared != nil:
+			keys, err := c.recoverShared(ctx, r, record.Tenant, *record.Shared, &n)
+			over, errs = append(over, keys...), append(errs, err)
+		default:
+			page = append(page, record)
 		}
-		if page = append(page, record); len(page) == perPipeline {
+		if len(page) == perPipeline {
 			errs = append(errs, flush())
 		}
 	}
-	if len(page) > 0 {
-		errs = append(errs, flush())
+	if len(page) > 0 || len(over) > 0 {
+		errs = append(errs, flush(), storage.DeleteMany(ctx, c.cfg.Store, over))
 	}
 	return n, errors.Join(errs...)
 }
 
-// Record is a pending record as a listing shows it.
-type Record struct {
+// pendingRecord is a pending record as a listing shows it.
+type pendingRecord struct {
 	Tenant, ID string
 	Modified   time.Time
+	Shared     *objects.SharedRecord // nil for the record of one task
 }
 
-// Records lists the pending records of all tenants.
-func Records(ctx context.Context, s storage.Store) iter.Seq2[Record, error] {
-	return func(yield func(Record, error) bool) {
-		for tenant, err := range Tenants(ctx, s) {
+// tasks returns the number of tasks in the record.
+func (p pendingRecord) tasks() int {
+	if p.Shared != nil {
+		return len(p.Shared.IDs())
+	}
+	return 1
+}
+
+// pendingRecords lists the pending records of all tenants.
+func pendingRecords(ctx context.Context, s storage.Store) iter.Seq2[pendingRecord, error] {
+	return func(yield func(pendingRecord, error) bool) {
+		for tenant, err := range objects.Tenants(ctx, s) {
 			if err != nil {
-				yield(Record{}, err)
+				yield(pendingRecord{}, err)
 				return
 			}
-			for info, err := range s.List(ctx, tenant+"/pending/", "") {
+			for info, err := range s.List(ctx, objects.PendingPrefix(tenant), "") {
 				if err != nil {
-					yield(Record{}, fmt.Errorf("list the pending records: %w", err))
+					yield(pendingRecord{}, fmt.Errorf("list the pending records: %w", err))
 					return
 				}
-				id, ok := strings.CutSuffix(path.Base(info.Key), ".json")
-				if ok && !yield(Record{tenant, id, info.Modified}, nil) {
+				record, ok := parseRecord(tenant, info)
+				if ok && !yield(record, nil) {
 					return
 				}
 			}
@@ -102,63 +119,59 @@ func Records(ctx context.Context, s storage.Store) iter.Seq2[Record, error] {
 	}
 }
 
-// Tenants lists who has objects in a bucket, at one listing each.
-func Tenants(ctx context.Context, s storage.Store) iter.Seq2[string, error] {
-	return func(yield func(string, error) bool) {
-		for after := ""; ; {
-			tenant := ""
-			for info, err := range s.List(ctx, "", after) {
-				if err != nil {
-					yield("", fmt.Errorf("list the tenants: %w", err))
-					return
-				}
-				tenant, _, _ = strings.Cut(info.Key, "/")
-				break
-			}
-			if tenant == "" || !yield(tenant, nil) {
-				return
-			}
-			after = tenant + "0" // the byte after "/": behind all its objects
-		}
+// parseRecord reads the name of a pending record.
+func parseRecord(tenant string, info storage.Info) (pendingRecord, bool) {
+	if shared, ok := objects.ParseSharedKey(tenant, info.Key); ok {
+		return pendingRecord{Tenant: tenant, Modified: info.Modified, Shared: &shared}, true
 	}
+	id, ok := strings.CutSuffix(strings.TrimPrefix(info.Key, objects.PendingPrefix(tenant)), ".json")
+	return pendingRecord{Tenant: tenant, ID: id, Modified: info.Modified}, ok && !strings.Contains(id, "/")
 }
 
-// recoverPage deals with some records.
-func (c *Client) recoverPage(ctx context.Context, r Recovery, page []Record, n *Recovered) error {
+// reading is what a pending record says of a task that Redis does not have.
+type reading struct {
+	task *Task // to be put back; nil otherwise
+	n    Recovered
+	err  error
+}
+
+// recoverPage checks one page of records.
+func (c *Client) recoverPage(ctx context.Context, r Recovery, page []pendingRecord, n *Recovered) error {
 	lost, err := c.lost(ctx, page)
 	if err != nil {
 		return err
 	}
 	n.Queued += len(page) - len(lost)
-	tasks := make([]*Task, len(lost))
-	ended := make([]bool, len(lost))
-	damaged := make([]bool, len(lost))
-	errs := make([]error, len(lost))
+	found := make([]reading, len(lost))
 	var g errgroup.Group
 	g.SetLimit(recordsOnce)
 	for i, record := range lost {
 		g.Go(func() error {
-			tasks[i], ended[i], damaged[i], errs[i] = c.reread(ctx, r, record)
+			found[i] = c.reread(ctx, r, record)
 			return nil
 		})
 	}
-	_ = g.Wait() // each has its own error
+	_ = g.Wait() // each record keeps its own error
+	return c.putBack(ctx, found, n)
+}
+
+// putBack enqueues the tasks of records, and counts what the others said.
+func (c *Client) putBack(ctx context.Context, found []reading, n *Recovered) error {
+	var errs []error
 	var back []Task
-	for i, t := range tasks {
-		if t != nil {
-			t.RecoveredAt = time.Now().UTC()
-			back = append(back, *t)
+	for _, f := range found {
+		if f.task != nil {
+			f.task.RecoveredAt = time.Now().UTC()
+			back = append(back, *f.task)
 		}
-		if ended[i] {
-			n.Ended++
-		}
-		if damaged[i] {
-			n.Damaged++
-		}
+		n.Ended += f.n.Ended
+		n.Damaged += f.n.Damaged
+		n.Newer += f.n.Newer
+		errs = append(errs, f.err)
 	}
-	for i, err := range c.queueAll(ctx, back) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("put %s back: %w", back[i].ID, err))
+	for i, p := range c.queueAll(ctx, back) {
+		if p.Err != nil {
+			errs = append(errs, fmt.Errorf("put %s back: %w", back[i].ID, p.Err))
 			continue
 		}
 		n.Returned++
@@ -166,123 +179,112 @@ func (c *Client) recoverPage(ctx context.Context, r Recovery, page []Record, n *
 	return errors.Join(errs...)
 }
 
-// reread reads the record of a task that Redis does not have; nil when there is
-// nothing to put back.
-func (c *Client) reread(ctx context.Context, r Recovery, record Record) (t *Task, ended, damaged bool, err error) {
-	key := PendingKey(record.Tenant, record.ID)
-	_, err = c.cfg.Store.Head(ctx, ResultKey(record.Tenant, record.ID))
-	if err == nil {
-		return nil, true, false, errors.Join(c.dropRemains(ctx, record), c.cfg.Store.Delete(ctx, key))
+// hasResult reports whether the task of a record has ended.
+func (c *Client) hasResult(ctx context.Context, record pendingRecord) (bool, error) {
+	_, err := c.cfg.Store.Head(ctx, objects.ResultKey(record.Tenant, record.ID))
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
 	}
-	if !errors.Is(err, storage.ErrNotFound) {
-		return nil, false, false, err
+	return err == nil, err
+}
+
+// reread reads the record of a task that Redis does not have. It deletes that of an ended
+// one.
+func (c *Client) reread(ctx context.Context, r Recovery, record pendingRecord) reading {
+	key := objects.PendingKey(record.Tenant, record.ID)
+	ended, err := c.hasResult(ctx, record)
+	if err != nil {
+		return reading{err: err}
 	}
 	body, err := c.cfg.Store.Get(ctx, key)
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, true, false, nil // it ended while we looked
+		return reading{n: Recovered{Ended: 1}} // the task ended meanwhile
 	}
 	if err != nil {
-		return nil, false, false, err
+		return reading{err: err}
 	}
 	defer body.Close()
 	document, err := io.ReadAll(io.LimitReader(body, 1<<20))
 	if err != nil {
-		return nil, false, false, fmt.Errorf("read %s: %w", key, err)
+		return reading{err: fmt.Errorf("read %s: %w", key, err)}
 	}
-	task, err := Decode(document)
-	if err == nil && task.ID == record.ID && task.Tenant == record.Tenant {
-		return &task, false, false, nil
+	if ended {
+		return reading{n: Recovered{Ended: 1}, err: errors.Join(c.finishEnded(ctx, record, document), c.cfg.Store.Delete(ctx, key))}
 	}
-	if r.Damaged == nil {
-		return nil, false, true, nil
-	}
-	return nil, false, true, r.Damaged(ctx, record.Tenant, record.ID, document)
+	return c.decideLost(ctx, r, record, document)
 }
 
-// dropRemains removes what a worker left of a task that has ended, having had no time to:
-// stored answers, and its entry in the list of failures where it completed.
-func (c *Client) dropRemains(ctx context.Context, record Record) error {
-	answers, failed := ArtefactKey(record.Tenant, record.ID, "answer"), FailedTaskKey(record.Tenant, record.ID)
-	for info, err := range c.cfg.Store.List(ctx, ArtefactKey(record.Tenant, record.ID, ""), "") {
+// decideLost decides about a task that has a record, but neither a result nor an entry in
+// Redis: it is put back, ended as damaged, or left to a newer worker.
+func (c *Client) decideLost(ctx context.Context, r Recovery, record pendingRecord, document []byte) reading {
+	task, err := Decode(document)
+	switch {
+	case err == nil && task.ID == record.ID && task.Tenant == record.Tenant:
+		return reading{task: &task}
+	case errors.Is(err, ErrNewerTask) && time.Now().Before(task.Deadline):
+		return reading{n: Recovered{Newer: 1}}
+	case r.Damaged == nil:
+		return reading{n: Recovered{Damaged: 1}}
+	}
+	return reading{n: Recovered{Damaged: 1}, err: r.Damaged(ctx, record.Tenant, record.ID, document)}
+}
+
+// finishEnded completes the cleanup of a worker that crashed after it stored a result. It
+// removes checkpoints and corrects the dead letters.
+func (c *Client) finishEnded(ctx context.Context, record pendingRecord, document []byte) error {
+	answers, failed := objects.ArtefactKey(record.Tenant, record.ID, "answer"), objects.FailedTaskKey(record.Tenant, record.ID)
+	listed := false
+	for info, err := range c.cfg.Store.List(ctx, objects.ArtefactKey(record.Tenant, record.ID, ""), "") {
 		switch {
 		case err != nil:
 		case strings.HasPrefix(info.Key, answers):
 			err = c.cfg.Store.Delete(ctx, info.Key)
 		case info.Key == failed:
-			err = Unlist(ctx, c.cfg.Store, record.Tenant, record.ID)
+			listed = true
+			err = unlist(ctx, c.cfg.Store, record.Tenant, record.ID)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	if listed {
+		return nil
+	}
+	r, err := StoredResult(ctx, c.cfg.Store, record.Tenant, record.ID)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, errDocument) || err == nil && (r.Status != Failed || r.Error == nil) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return ListFailure(ctx, c.cfg.Store, record.Tenant, *r, func() ([]byte, error) { return document, nil }, true)
 }
 
-// placed reports whether a task that has a message stands in some list of its queue, and
-// removes the message of one that does not: half of what a Redis wrote before it lost the
-// other half.
-var placed = redis.NewScript(`
-if redis.call("EXISTS", KEYS[1]) == 0 then return 0 end
-for i = 4, #KEYS do
-  if redis.call("ZSCORE", KEYS[i], ARGV[1]) then return 1 end
-end
-if redis.call("LPOS", KEYS[2], ARGV[1]) or redis.call("LPOS", KEYS[3], ARGV[1]) then return 1 end
-redis.call("DEL", KEYS[1])
-return 0`)
-
-// searched is the length up to which a queue is searched for each task that should be
-// waiting in it. In a longer one that would take too long: there the message alone
-// counts, until the queue has become shorter.
-const searched = 1000
-
-// lost picks the records that no queue has.
-func (c *Client) lost(ctx context.Context, page []Record) ([]Record, error) {
-	queues := Queues()
-	states := make([]*redis.StringCmd, 0, len(page)*len(queues))
-	waiting := make([]*redis.IntCmd, len(queues))
-	pipe := c.cfg.Redis.Pipeline()
-	for k, q := range queues {
-		waiting[k] = pipe.LLen(ctx, "asynq:{"+q+"}:pending")
-	}
-	for _, record := range page {
-		for _, q := range queues {
-			states = append(states, pipe.HGet(ctx, "asynq:{"+q+"}:t:"+record.ID, "state"))
-		}
-	}
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return nil, fmt.Errorf("look for the tasks in the queue: %w", err)
-	}
-	var lost []Record
+// lost returns the records whose tasks are in no queue.
+func (c *Client) lost(ctx context.Context, page []pendingRecord) ([]pendingRecord, error) {
+	ids := make([]string, len(page))
 	for i, record := range page {
-		there := false
-		for k, q := range queues {
-			state, err := states[i*len(queues)+k].Result()
-			if errors.Is(err, redis.Nil) {
-				continue
-			}
-			if err == nil && (state != "pending" || waiting[k].Val() <= searched) {
-				prefix := "asynq:{" + q + "}:"
-				keys := []string{prefix + "t:" + record.ID, prefix + "active", prefix + "pending", prefix + "lease", prefix + "retry", prefix + "scheduled", prefix + "archived"}
-				var ok bool
-				if ok, err = placed.Run(ctx, c.cfg.Redis, keys, record.ID).Bool(); err == nil && !ok {
-					continue
-				}
-			}
-			if err != nil {
-				return nil, fmt.Errorf("look for %s in the queue: %w", record.ID, err)
-			}
-			there = true
-		}
-		if !there {
+		ids[i] = record.ID
+	}
+	missing, err := c.missing(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var lost []pendingRecord
+	for i, record := range page {
+		if missing[i] {
 			lost = append(lost, record)
 		}
 	}
 	return lost, nil
 }
 
-// Requeue puts an accepted task back into the queue; one that is there already stays
-// as it is.
+// Requeue puts an accepted task back into the queue. A task that is already queued does
+// not change.
 func (c *Client) Requeue(ctx context.Context, t Task) error {
+	if c.invalid != nil {
+		return c.invalid
+	}
 	t.Redis = ""
-	return c.queueAll(ctx, []Task{t})[0]
+	return c.queueAll(ctx, []Task{t})[0].Err
 }

@@ -5,34 +5,34 @@ import (
 	"time"
 )
 
-// Status of a Result.
+// Status is the final state of a task.
 type Status string
 
-// A result is one or the other, for ever.
+// The status of a result never changes.
 const (
 	Completed Status = "completed"
 	Failed    Status = "failed"
 )
 
-// Result is the end of a task: the document result.json, written once.
+// Result is the document that ends a task: result.json, written once.
 type Result struct {
 	ID         string            `json:"id"`
 	Kind       Kind              `json:"kind"`
 	Status     Status            `json:"status"`
 	Model      string            `json:"model"`
-	Output     json.RawMessage   `json:"output,omitempty"` // per kind: TextOutput and its like; absent when failed
+	Output     json.RawMessage   `json:"output,omitempty"` // depends on the kind, for example TextOutput; absent when failed
 	Artefacts  []Artefact        `json:"artefacts"`
 	Usage      Usage             `json:"usage"`
-	Error      *Failure          `json:"error"`
+	Error      *TaskError        `json:"error"`
 	CreatedAt  time.Time         `json:"created_at"`
-	StartedAt  *time.Time        `json:"started_at"` // nil when it never started
+	StartedAt  *time.Time        `json:"started_at"` // nil if the task never started
 	FinishedAt time.Time         `json:"finished_at"`
 	Attempts   int               `json:"attempts"`
 	Metadata   map[string]string `json:"metadata"`
-	Digest     string            `json:"digest,omitempty"` // of the task, so that an idempotency key is not reused for other work
+	Digest     string            `json:"digest,omitempty"` // digest of the task, so that an idempotency key is not reused for another payload
 }
 
-// Artefact is a file that lies beside the result.
+// Artefact is a file beside the result.
 type Artefact struct {
 	Key         string `json:"key"`
 	ContentType string `json:"content_type"`
@@ -40,27 +40,29 @@ type Artefact struct {
 	SHA256      string `json:"sha256"` // hex
 }
 
-// Usage is what a task cost.
+// Usage is the cost of a task.
 type Usage struct {
-	Neurons float64 `json:"neurons"` // from the API's header, else estimated from the price list
-	Calls   int     `json:"calls"`   // calls sent for this task over all attempts
-	// Unsettled is how many of the calls may have been billed although their answer
-	// is not in this result: a worker died or the answer was lost on the way.
+	// Neurons is the price of all calls, including those with lost answers. It is the
+	// price that the API stated, or an estimate by the price list.
+	Neurons float64 `json:"neurons"`
+	Calls   int     `json:"calls"` // calls sent for this task in all attempts
+	// Unsettled counts calls that may have been billed, but whose price is not in
+	// Neurons: a worker crashed, or the connection broke before the price arrived.
 	Unsettled int `json:"unsettled,omitempty"`
-	// CountedSince is set when Redis lost the task meanwhile: calls sent before it are
-	// not known.
+	// CountedSince is set if Redis lost the task meanwhile. Calls sent before that time
+	// are not counted.
 	CountedSince time.Time `json:"counted_since,omitzero"`
 }
 
-// Failure says why a task failed.
-type Failure struct {
+// TaskError is the reason why a task failed.
+type TaskError struct {
 	Code    string `json:"code"`    // stable snake_case: payload_invalid, deadline_exceeded, ...
-	Message string `json:"message"` // one clean line
+	Message string `json:"message"` // one line of clean text
 }
 
-func (f *Failure) Error() string { return f.Code + ": " + f.Message }
+func (f *TaskError) Error() string { return f.Code + ": " + f.Message }
 
-// TranscriptionOutput is the output of a transcription. Times are seconds.
+// TranscriptionOutput is the output of a transcription. Times are in seconds.
 type TranscriptionOutput struct {
 	Text     string    `json:"text"`
 	Language string    `json:"language,omitempty"`
@@ -69,7 +71,7 @@ type TranscriptionOutput struct {
 	Words    []Word    `json:"words,omitempty"`
 }
 
-// Segment is a stretch of speech.
+// Segment is a section of speech.
 type Segment struct {
 	Start float64 `json:"start"`
 	End   float64 `json:"end"`
@@ -96,7 +98,7 @@ type TranslationOutput struct {
 	TranslatedText string `json:"translated_text"`
 }
 
-// EmbeddingOutput is the output of an embedding: one vector a text, in their order.
+// EmbeddingOutput is the output of an embedding: one vector per text, in the same order.
 type EmbeddingOutput struct {
 	Dimensions int         `json:"dimensions"`
 	Vectors    [][]float32 `json:"vectors"`
@@ -107,11 +109,15 @@ type TextOutput struct {
 	Text         string     `json:"text"`
 	ToolCalls    []ToolCall `json:"tool_calls,omitempty"`
 	Reasoning    string     `json:"reasoning,omitempty"`
+	Refusal      string     `json:"refusal,omitempty"` // the model's explanation if it declined to answer
 	FinishReason string     `json:"finish_reason,omitempty"`
+	InputTokens  int        `json:"input_tokens,omitempty"`  // as the API stated; 0 when it did not
+	OutputTokens int        `json:"output_tokens,omitempty"` // likewise
 }
 
-// ToolCall is a call the model asks for; Arguments is a JSON object whatever shape
-// the model answered in.
+// ToolCall is a function call that the model requests. Arguments is the JSON object that
+// the tool's schema describes. If the model wrote something else, Arguments is that JSON
+// value, or the text as a JSON string.
 type ToolCall struct {
 	ID        string          `json:"id"`
 	Name      string          `json:"name"`

@@ -2,10 +2,13 @@ package tasks
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
+
+	"github.com/neuronmill/neuronmill/internal/objects"
 )
 
-// Kind is the sort of work a task asks for.
+// Kind is the type of work of a task.
 type Kind string
 
 // The kinds. Specs has a row for each.
@@ -17,50 +20,57 @@ const (
 	KindText          Kind = "text"
 )
 
-// Lane decides who goes first at a gate and in a worker.
+// Lane is the priority class of a task, at the gate and in a worker.
 type Lane string
 
-// Interactive tasks pass before bulk ones. The zero value means Interactive.
+// Interactive tasks run before bulk ones. The zero value means Interactive.
 const (
 	Interactive Lane = "interactive"
 	Bulk        Lane = "bulk"
 )
 
-// Payload is a task's input. Its JSON form is what waits in Redis and what every
-// surface takes, so fields are added, never renamed.
+// Payload is the input of a task. Its JSON form is stored in Redis and read by every
+// interface, so fields may be added but never renamed.
 type Payload interface {
 	Kind() Kind
-	// Validate reports every problem at once, as Problems; nil when there is none.
-	// What depends on the model is checked when the task is accepted.
+	// Validate reports all problems as a ValidationError, or nil. Checks that depend on the model
+	// run when the task is accepted.
 	Validate() error
 }
 
-// Task is one accepted unit of work as it stands in Redis (the payload of the
-// asynq task) and in its pending record.
+// Task is one accepted unit of work, as stored in Redis (the payload of the asynq task)
+// and in its pending record.
 type Task struct {
 	Version   int               `json:"v"` // 1
 	ID        string            `json:"id"`
 	Tenant    string            `json:"tenant"`
 	Kind      Kind              `json:"kind"`
 	Lane      Lane              `json:"lane"`
-	Model     string            `json:"model"`             // the model that will be called; never empty
-	Payload   json.RawMessage   `json:"payload,omitempty"` // empty when InputKey has it
+	Model     string            `json:"model"`             // the model to call; never empty
+	Payload   json.RawMessage   `json:"payload,omitempty"` // empty if the payload is stored under InputKey
 	InputKey  string            `json:"input_key,omitempty"`
 	Digest    string            `json:"digest"` // SHA-256 (hex) of kind, model and canonical payload: same idempotency key, same digest
 	CreatedAt time.Time         `json:"created_at"`
-	StartAt   time.Time         `json:"start_at,omitzero"` // not before; zero means at once
-	Deadline  time.Time         `json:"deadline"`          // never zero: the spec's maximum age when none was asked for
+	StartAt   time.Time         `json:"start_at,omitzero"` // earliest start; zero means at once
+	Deadline  time.Time         `json:"deadline"`          // never zero; the default is the spec's maximum age
 	Metadata  map[string]string `json:"metadata,omitempty"`
-	Pending   bool              `json:"pending,omitempty"` // a pending record exists in the bucket
-	// RecoveredAt is when the task was put back from its record, since Redis had lost it.
+	Webhook   string            `json:"webhook,omitempty"` // URL that is told of the end
+	Pending   bool              `json:"pending,omitempty"` // the bucket has a pending record
+	// ResultIn is where the producer looks for the result: InStore if its client has a
+	// Store, otherwise InRedis. Producers of earlier versions left it empty.
+	ResultIn Durability `json:"result_in,omitempty"`
+	// RecoveredAt is when the task was put back from its pending record after Redis lost
+	// it.
 	RecoveredAt time.Time `json:"recovered_at,omitzero"`
-	// Redis is the life of the Redis that took it, see package replid; empty when that is
-	// not known, or when the task may have run before. Only the queue has it.
+	// Redis identifies the Redis instance that accepted the task, see package replid. It
+	// is empty if that is unknown or if the task may have run before. Only the queued
+	// form has it.
 	Redis     string `json:"redis,omitempty"`
-	Cancelled bool   `json:"cancelled,omitempty"` // in a record: a person wants it to end
+	Cancelled bool   `json:"cancelled,omitempty"` // in a pending record: a person cancelled the task
+	Ended     bool   `json:"ended,omitempty"`     // in the queue: this is a Tombstone
 }
 
-// Queue is the asynq queue of a kind and lane: "embedding:bulk".
+// Queue returns the asynq queue of a kind and lane: "embedding:bulk".
 func Queue(k Kind, l Lane) string {
 	if l == "" {
 		l = Interactive
@@ -68,42 +78,24 @@ func Queue(k Kind, l Lane) string {
 	return string(k) + ":" + string(l)
 }
 
-// ResultKey, PendingKey and ArtefactKey name a task's objects in the bucket.
-func ResultKey(tenant, id string) string  { return tenant + "/tasks/" + id + "/result.json" }
-func PendingKey(tenant, id string) string { return tenant + "/pending/" + id + ".json" }
+// inputKey returns the object key of a payload that is too large for Redis.
+func inputKey(t Task) string {
+	return objects.ArtefactKey(t.Tenant, t.ID, "input."+t.Digest[:32]+".json")
+}
 
-// ArtefactKey names a file beside the result: "transcript.vtt".
-func ArtefactKey(tenant, id, name string) string { return tenant + "/tasks/" + id + "/" + name }
+// ownsInput reports whether the task's large payload has an object key of its own.
+func (t Task) ownsInput() bool {
+	name, ok := strings.CutPrefix(t.InputKey, objects.ArtefactKey(t.Tenant, t.ID, "input."))
+	return ok && !strings.Contains(name, "/")
+}
 
-// DeadKey names the entry of a failed task in the list of failures.
-func DeadKey(tenant, id string) string { return tenant + "/dead/" + id + ".json" }
-
-// FailedTaskKey names what a failed task was, which lies beside its result so that it can
-// be run again.
-func FailedTaskKey(tenant, id string) string { return ArtefactKey(tenant, id, "task.json") }
-
-// LiveKey names the small Redis record of a task: a hash with its counters
-// ("attempts", "calls", "settled", "unpaid", "crashes"), its "holder" (the worker that
-// is at it), "idle" (that only waits for its turn), "cancelled", and, once the task has
-// ended, "ended" and "result" (the result document, when it has at most 64 KiB) for
-// those who wait without a bucket at hand. It expires LiveTTL after the deadline or
-// the end; the bucket, not it, is the truth.
-func LiveKey(id string) string { return "neuronmill:task:{" + id + "}" }
-
-// LiveTTL is how long a LiveKey outlives its last change once the task has ended.
-const LiveTTL = time.Hour
-
-// ParkedKey names the list of a queue's tasks that wait for the gate of a model: a
-// sorted set of ids by the time of their acceptance.
-func ParkedKey(queue, model string) string { return "neuronmill:parked:{" + queue + "}:" + model }
-
-// ModelsKey names the set of models that a queue has had tasks of since it was last
-// empty.
-func ModelsKey(queue string) string { return "neuronmill:models:{" + queue + "}" }
-
-// DeadlinesKey names the deadlines of a queue's tasks that have not ended: a sorted set
-// of ids. CancelledKey names the ids of tasks that a person has cancelled, until they
-// have ended.
-func DeadlinesKey(queue string) string { return "neuronmill:deadlines:{" + queue + "}" }
-
-const CancelledKey = "neuronmill:cancelled"
+// PublishIn returns where a worker publishes the result in addition to the bucket:
+// InRedis for a producer without a Store, InStore for all others, which read the bucket.
+// Empty means a producer of an earlier version, with or without a Store. That version
+// reads the result from the live record, so it goes there.
+func (t Task) PublishIn() Durability {
+	if t.Pending {
+		return InStore
+	}
+	return t.ResultIn
+}

@@ -8,24 +8,24 @@ import (
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 )
 
-// Text generates text from a prompt or a conversation, with tools and JSON answers
-// where the model has them. The fields are the API's own.
+// Text generates text from a prompt or a conversation, with tools and JSON answers if the
+// model supports them. The fields are those of the API.
 type Text struct {
-	Messages          []Message      `json:"messages,omitempty"`
+	Messages          []Message      `json:"messages,omitempty" doc:"A whole conversation instead of INPUT: [{role, content}]."`
 	Prompt            string         `json:"prompt,omitempty"`
-	MaxTokens         *int           `json:"max_tokens,omitempty"`
-	Temperature       *float64       `json:"temperature,omitempty"`
-	TopP              *float64       `json:"top_p,omitempty"`
-	TopK              *int           `json:"top_k,omitempty"`
-	Seed              *int64         `json:"seed,omitempty"`
-	RepetitionPenalty *float64       `json:"repetition_penalty,omitempty"`
-	FrequencyPenalty  *float64       `json:"frequency_penalty,omitempty"`
-	PresencePenalty   *float64       `json:"presence_penalty,omitempty"`
-	Stop              jsontext.Value `json:"stop,omitempty"` // a string or a list of them
-	ReasoningEffort   string         `json:"reasoning_effort,omitempty"`
-	Tools             []Tool         `json:"tools,omitempty"`
-	ToolChoice        jsontext.Value `json:"tool_choice,omitempty"`     // auto, none, required or a named function
-	ResponseFormat    *Format        `json:"response_format,omitempty"` // JSON mode
+	MaxTokens         *int           `json:"max_tokens,omitempty" doc:"The longest answer."`
+	Temperature       *float64       `json:"temperature,omitempty" doc:"0 to 5; lower is steadier."`
+	TopP              *float64       `json:"top_p,omitempty" doc:"0.001 to 1."`
+	TopK              *int           `json:"top_k,omitempty" doc:"1 to 50."`
+	Seed              *int64         `json:"seed,omitempty" doc:"1 to 9999999999."`
+	RepetitionPenalty *float64       `json:"repetition_penalty,omitempty" doc:"0 to 2."`
+	FrequencyPenalty  *float64       `json:"frequency_penalty,omitempty" doc:"-2 to 2."`
+	PresencePenalty   *float64       `json:"presence_penalty,omitempty" doc:"-2 to 2."`
+	Stop              jsontext.Value `json:"stop,omitempty" doc:"A string or a list of them."`
+	ReasoningEffort   string         `json:"reasoning_effort,omitempty" doc:"low, medium or high." placeholder:"HOW"`
+	Tools             []Tool         `json:"tools,omitempty" doc:"Functions the model may ask for."`
+	ToolChoice        jsontext.Value `json:"tool_choice,omitempty" doc:"auto, none, required or a named one, as JSON."`
+	ResponseFormat    *Format        `json:"response_format,omitempty" doc:"JSON mode."`
 }
 
 // Message is one turn of a conversation.
@@ -37,8 +37,8 @@ type Message struct {
 	ToolCallID string         `json:"tool_call_id,omitempty"`
 }
 
-// Tool is a function that the model may ask to be called, in OpenAI's form
-// ({type, function}) or flat (name, description, parameters).
+// Tool is a function that the model may request, in OpenAI's form ({type, function}) or
+// flat (name, description, parameters).
 type Tool struct {
 	Type        string         `json:"type,omitempty"`
 	Function    *Function      `json:"function,omitempty"`
@@ -55,10 +55,10 @@ type Function struct {
 	Strict      *bool          `json:"strict,omitempty"`
 }
 
-// Format asks for an answer in JSON.
+// Format requests an answer in JSON.
 type Format struct {
 	Type       string         `json:"type"`                  // text, json_object or json_schema
-	JSONSchema jsontext.Value `json:"json_schema,omitempty"` // a schema, bare or as {name, schema}
+	JSONSchema jsontext.Value `json:"json_schema,omitempty"` // a schema, plain or as {name, schema}
 }
 
 // Kind implements Payload.
@@ -66,7 +66,7 @@ func (Text) Kind() Kind { return KindText }
 
 // Validate implements Payload. The ranges are those of the API's schemas.
 func (t Text) Validate() error {
-	var p Problems
+	p := textProblems(t)
 	switch {
 	case t.Prompt == "" && len(t.Messages) == 0:
 		p.add("prompt", "is missing; give a prompt or messages")
@@ -105,7 +105,7 @@ func (t Text) Validate() error {
 	return p.err()
 }
 
-func (m Message) check(p *Problems, field string) {
+func (m Message) check(p *ValidationError, field string) {
 	if m.Role == "" {
 		p.add(field+".role", "is missing")
 	}
@@ -120,7 +120,7 @@ func (m Message) check(p *Problems, field string) {
 	}
 }
 
-func (t Tool) check(p *Problems, field string) {
+func (t Tool) check(p *ValidationError, field string) {
 	name, parameters := t.Name, t.Parameters
 	if t.Function != nil {
 		name, parameters = t.Function.Name, t.Function.Parameters
@@ -133,15 +133,15 @@ func (t Tool) check(p *Problems, field string) {
 	}
 }
 
-func (t Text) checkModel(m catalogue.Model) Problems {
-	var p Problems
+func (t Text) checkModel(m catalogue.Model) ValidationError {
+	var p ValidationError
 	if m.Context > 0 && t.MaxTokens != nil && *t.MaxTokens > m.Context {
 		p.add("max_tokens", "%d is more than the context of %s, %d", *t.MaxTokens, m.ID, m.Context)
 	}
 	return p
 }
 
-// Body is the payload as the fields of a request.
+// Body returns the payload as the fields of an API request.
 func (t Text) Body() map[string]json.RawMessage {
 	var fields map[string]json.RawMessage
 	encoded, err := json.Marshal(t)

@@ -13,17 +13,17 @@ import (
 // Transcription turns speech into text.
 type Transcription struct {
 	Audio         Audio  `json:"audio"`
-	Language      string `json:"language,omitempty"` // ISO code; detected when empty
-	Task          string `json:"task,omitempty"`     // transcribe (default) or translate, into English
-	InitialPrompt string `json:"initial_prompt,omitempty"`
-	VADFilter     *bool  `json:"vad_filter,omitempty"` // leave out what is not speech
+	Language      string `json:"language,omitempty" doc:"ISO code; detected when left out." placeholder:"CODE"`
+	Task          string `json:"task,omitempty" doc:"transcribe, or translate into English." placeholder:"TASK"`
+	InitialPrompt string `json:"initial_prompt,omitempty" doc:"Words that help the model."`
+	VADFilter     *bool  `json:"vad_filter,omitempty" doc:"Leave out what is not speech."`
 }
 
-// Audio says where the recording is. Exactly one field is set.
+// Audio is the source of the recording. Exactly one field must be set.
 type Audio struct {
-	Key  string `json:"key,omitempty"`  // an object of the tenant in the bucket
-	URL  string `json:"url,omitempty"`  // https, at a public address
-	Path string `json:"path,omitempty"` // a local file, for the command line alone, which uploads it
+	Key  string `json:"key,omitempty"`  // key of one of the tenant's objects in the bucket
+	URL  string `json:"url,omitempty"`  // an https URL with a public address
+	Path string `json:"path,omitempty"` // a local file; only the command line accepts it, and uploads it
 }
 
 // Kind implements Payload.
@@ -31,7 +31,7 @@ func (Transcription) Kind() Kind { return KindTranscription }
 
 // Validate implements Payload.
 func (t Transcription) Validate() error {
-	var p Problems
+	p := textProblems(t)
 	given := 0
 	for _, s := range []string{t.Audio.Key, t.Audio.URL, t.Audio.Path} {
 		if s != "" {
@@ -56,8 +56,8 @@ func (t Transcription) Validate() error {
 	return p.err()
 }
 
-func (t Transcription) checkModel(m catalogue.Model) Problems {
-	var p Problems
+func (t Transcription) checkModel(m catalogue.Model) ValidationError {
+	var p ValidationError
 	if m.Answer == catalogue.WhisperV3 {
 		return nil
 	}
@@ -74,9 +74,9 @@ func (t Transcription) checkModel(m catalogue.Model) Problems {
 
 func control(r rune) bool { return r < ' ' || r == 0x7f }
 
-// checkURL refuses at the door what can be seen there; the address that a name leads
-// to is judged when it is dialled.
-func checkURL(p *Problems, field, raw string) {
+// checkURL refuses a URL that is visibly invalid before the task is accepted. The worker
+// checks the resolved address when it connects.
+func checkURL(p *ValidationError, field, raw string) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || len(raw) > 8<<10:
@@ -98,8 +98,8 @@ func checkURL(p *Problems, field, raw string) {
 	}
 }
 
-// publicName tells names from addresses in any notation: one whose last part is a
-// number is an address to many resolvers.
+// publicName distinguishes names from IP addresses in any notation. Many resolvers treat
+// a name whose last label is a number as an address.
 func publicName(host string) bool {
 	_, notLiteral := netip.ParseAddr(host)
 	dot := strings.LastIndexByte(host, '.')

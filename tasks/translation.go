@@ -10,12 +10,12 @@ import (
 // Translation turns Text into another language.
 type Translation struct {
 	Text       string `json:"text"`
-	SourceLang string `json:"source_lang,omitempty"` // English when empty
-	TargetLang string `json:"target_lang"`
+	SourceLang string `json:"source_lang,omitempty" doc:"Code of the text's language; en when left out." placeholder:"CODE"`
+	TargetLang string `json:"target_lang" doc:"Code of the language wanted." placeholder:"CODE"`
 }
 
-// TranslationLimit is the longest text of one task, in bytes. The API publishes no
-// figure; longer texts are better cut by paragraph anyway.
+// TranslationLimit is the maximum length of a text, in bytes. The API publishes no limit.
+// Longer texts translate better when split by paragraph.
 const TranslationLimit = 100 << 10
 
 // Kind implements Payload.
@@ -23,21 +23,26 @@ func (Translation) Kind() Kind { return KindTranslation }
 
 // Validate implements Payload.
 func (t Translation) Validate() error {
-	var p Problems
+	p := textProblems(t)
 	if blank(t.Text) {
 		p.add("text", "is empty")
 	}
 	if len(t.Text) > TranslationLimit {
 		p.add("text", "has %d bytes, more than %d: cut it by paragraph", len(t.Text), TranslationLimit)
 	}
-	if t.TargetLang == "" {
+	switch {
+	case t.TargetLang == "":
 		p.add("target_lang", "is missing")
+	case t.SourceLang == "" && strings.EqualFold(t.TargetLang, "en"):
+		p = append(p, Problem{"target_lang", "is the language of the text: that is en unless source_lang says otherwise", CodeSameLanguage})
+	case strings.EqualFold(t.SourceLang, t.TargetLang):
+		p = append(p, Problem{"target_lang", "is the same language as source_lang", CodeSameLanguage})
 	}
 	return p.err()
 }
 
-func (t Translation) checkModel(m catalogue.Model) Problems {
-	var p Problems
+func (t Translation) checkModel(m catalogue.Model) ValidationError {
+	var p ValidationError
 	known := m.Languages()
 	if t.TargetLang != "" && len(known) > 0 && languageOf(t.TargetLang, known) == "" {
 		p.add("target_lang", "%s does not translate into %s; it knows %s", m.ID, quote(t.TargetLang), strings.Join(known, " "))
@@ -52,7 +57,7 @@ func (t Translation) checkModel(m catalogue.Model) Problems {
 	return p
 }
 
-// folded writes the languages as the model wants them.
+// folded returns the payload with the language codes in the model's own spelling.
 func (t Translation) folded(m catalogue.Model) Payload {
 	if l := languageOf(t.TargetLang, m.Languages()); l != "" {
 		t.TargetLang = l
@@ -63,7 +68,7 @@ func (t Translation) folded(m catalogue.Model) Payload {
 	return t
 }
 
-// languageOf finds a code among those known, whatever its case.
+// languageOf finds a language code among the known ones, ignoring case.
 func languageOf(code string, known []string) string {
 	i := slices.IndexFunc(known, func(k string) bool { return strings.EqualFold(k, code) })
 	if i < 0 {

@@ -6,25 +6,27 @@ import (
 	"net/http"
 )
 
-// RemoteModel is a model as the account's own catalogue has it.
+// RemoteModel is a model in the account's own catalogue.
 type RemoteModel struct {
 	ID          string
 	Task        string // "Text Generation", "Text Embeddings", ...
 	WithdrawnOn string // planned_deprecation_date; empty when none is planned
-	Context     int    // tokens; 0 when it does not say
+	Context     int    // tokens; 0 when not stated
 }
 
-// Catalogue asks which models the API has now. It is free, and not paged in practice.
+// Catalogue lists the models that the API currently offers. It is free, and one page in
+// practice.
 func (c *Client) Catalogue(ctx context.Context) ([]RemoteModel, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.account()+"/ai/models/search?per_page=1000", nil)
 	if err != nil {
-		return nil, &Error{Message: "the request cannot be made: check CLOUDFLARE_BASE_URL", Code: 7000, cause: err}
+		_, err := c.unmade(err)
+		return nil, err
 	}
-	resp, err := c.do(req)
+	answer, err := c.do(req)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
+	defer answer.close()
 	var rows []struct {
 		Name string `json:"name"`
 		Task struct {
@@ -35,7 +37,7 @@ func (c *Client) Catalogue(ctx context.Context) ([]RemoteModel, error) {
 			Value json.RawMessage `json:"value"`
 		} `json:"properties"`
 	}
-	if err := decodeResult(resp, &rows); err != nil {
+	if err := answer.decodeResult(&rows); err != nil {
 		return nil, err
 	}
 	models := make([]RemoteModel, len(rows))
@@ -44,9 +46,9 @@ func (c *Client) Catalogue(ctx context.Context) ([]RemoteModel, error) {
 		for _, p := range r.Properties {
 			switch p.ID {
 			case "planned_deprecation_date":
-				_ = json.Unmarshal(p.Value, &models[i].WithdrawnOn)
+				models[i].WithdrawnOn = stringIn(p.Value)
 			case "context_window":
-				_ = json.Unmarshal(p.Value, (*looseInt)(&models[i].Context))
+				models[i].Context = countIn(p.Value)
 			}
 		}
 	}

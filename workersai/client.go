@@ -1,7 +1,3 @@
-// Package workersai is a client of Cloudflare Workers AI over its REST API. It sends
-// each model what that model takes and gives back one shape per kind of work. It never
-// retries: what to do about an *Error is the caller's decision, and Error.Class says
-// which one is due.
 package workersai
 
 import (
@@ -9,31 +5,26 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
 )
 
-// Production is the API's own address.
+// Production is the address of the API.
 const Production = "https://api.cloudflare.com/client/v4"
 
-// bodyLimit is the longest answer that is read.
-const bodyLimit = 64 << 20
-
-// Client asks on behalf of one account. Its fields are not changed while in use.
+// Client calls the API for one account. Do not change its fields while it is in use.
 type Client struct {
-	BaseURL   string // Production when empty
+	BaseURL   string // empty means Production
 	AccountID string
 	Token     string       // never shown in errors
-	Gateway   string       // id of an AI Gateway to go through; none when empty
-	HTTP      *http.Client // nil means one that keeps a connection for each call at once
+	Gateway   string       // id of an AI Gateway; empty means none
+	HTTP      *http.Client // nil means a client that keeps a connection for each concurrent call
 }
 
-// manyConnections is http.DefaultClient for many calls at once to one address: that one
-// keeps two connections and dials anew for every further call.
+// manyConnections is http.DefaultClient tuned for many concurrent calls to one address.
+// The default keeps two idle connections per host and dials for every further call.
 var manyConnections = func() *http.Client {
 	t, ok := http.DefaultTransport.(*http.Transport)
 	if !ok {
@@ -44,31 +35,35 @@ var manyConnections = func() *http.Client {
 	return &http.Client{Transport: t}
 }()
 
-// String leaves the token out, so that a printed client gives nothing away.
+// String omits the token, so that printing a client is safe.
 func (c *Client) String() string { return "workersai client of account " + c.AccountID }
 
-// GoString does the same for %#v.
+// GoString omits the token from %#v too.
 func (c *Client) GoString() string { return c.String() }
 
-// request is one call: the body and what it is.
+// request is one call: the model, the body and its content type.
 type request struct {
 	model       string
 	body        io.Reader
-	size        int64 // -1 when not known
+	size        int64 // -1 when unknown
 	contentType string
 }
 
-// post sends a request and returns the answer when the API said yes. The caller closes
-// its body. Everything else is an *Error.
-func (c *Client) post(ctx context.Context, r request) (*http.Response, error) {
+// post sends a request. On success, the reply has the answer and the caller closes it. An
+// error is always an *Error, and the reply beside it has the call's Meta.
+func (c *Client) post(ctx context.Context, r request) (reply, error) {
 	url := c.account() + "/ai/run/" + r.model
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, r.body)
 	if err != nil {
-		return nil, &Error{Message: "the request cannot be made: check CLOUDFLARE_BASE_URL", Code: 7000, cause: err}
+		return c.unmade(err)
 	}
 	req.ContentLength = r.size
 	req.Header.Set("Content-Type", r.contentType)
 	return c.do(req)
+}
+
+func (c *Client) unmade(cause error) (reply, error) {
+	return reply{start: time.Now()}, &Error{Message: "the request cannot be made: check CLOUDFLARE_BASE_URL", Code: 7000, cause: cause}
 }
 
 func (c *Client) account() string {
@@ -79,119 +74,62 @@ func (c *Client) account() string {
 	return strings.TrimSuffix(base, "/") + "/accounts/" + c.AccountID
 }
 
-func (c *Client) do(req *http.Request) (*http.Response, error) {
+func (c *Client) do(req *http.Request) (reply, error) {
 	req.Header.Set("Authorization", "Bearer "+c.Token)
 	if c.Gateway != "" {
 		req.Header.Set("Cf-Aig-Gateway-Id", c.Gateway)
 	}
-	client := c.HTTP
-	if client == nil {
-		client = manyConnections
+	client := *manyConnections
+	if c.HTTP != nil {
+		client = *c.HTTP
 	}
-	resp, err := client.Do(req)
+	// A redirect would send the prompt, and perhaps the token, to another server.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	r := reply{start: time.Now(), token: c.Token}
+	resp, err := client.Do(req) //nolint:bodyclose // whoever reads the reply closes it
 	if err != nil {
-		return nil, transportError(err, nil)
+		return r, r.transportError(err)
+	}
+	r.Response = resp
+	if resp.Request == nil {
+		resp.Request = req // required by Location
 	}
 	if resp.StatusCode/100 != 2 {
-		defer resp.Body.Close()
-		return nil, refusal(resp)
+		defer r.close()
+		return r, r.readRefusal()
 	}
-	return resp, nil
+	return r, nil
 }
 
-// jsonRequest encodes the body of a model that takes JSON.
+// jsonRequest encodes the body for a model that takes JSON.
 func jsonRequest(model string, body any) (request, error) {
 	b, err := json.Marshal(body)
 	if err != nil {
-		return request{}, fmt.Errorf("encode the request: %w", err)
+		return request{}, unsendable(err)
 	}
 	return request{model: model, body: bytes.NewReader(b), size: int64(len(b)), contentType: "application/json"}, nil
 }
 
-// envelope is what JSON answers come in. An OpenAI-style error is understood too.
-type envelope struct {
-	Result  json.RawMessage `json:"result"`
-	Success *bool           `json:"success"`
-	Errors  []apiError      `json:"errors"`
-	Error   json.RawMessage `json:"error"`
-}
-
 // ask sends JSON and decodes the result into out.
-func (c *Client) ask(ctx context.Context, model string, body, out any) (Meta, error) {
+func (c *Client) ask(ctx context.Context, model string, body, out any) (reply, error) {
 	r, err := jsonRequest(model, body)
 	if err != nil {
-		return Meta{}, err
+		return reply{}, err
 	}
 	return c.askRequest(ctx, r, out)
 }
 
-func (c *Client) askRequest(ctx context.Context, r request, out any) (Meta, error) {
-	start := time.Now()
-	resp, err := c.post(ctx, r)
+func (c *Client) askRequest(ctx context.Context, r request, out any) (reply, error) {
+	answer, err := c.post(ctx, r)
 	if err != nil {
-		return Meta{Took: time.Since(start)}, err
+		return answer, err
 	}
-	defer resp.Body.Close()
-	meta := metaOf(resp, start)
-	return meta, decodeResult(resp, out)
+	defer answer.close()
+	return answer, answer.decodeResult(out)
 }
 
-// decodeResult reads a JSON answer of status 200, which may still say no.
-func decodeResult(resp *http.Response, out any) error {
-	body, err := readBody(resp)
-	if err != nil {
-		return err
-	}
-	result, err := openEnvelope(resp, body)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(result, out); err != nil {
-		return badAnswer(resp, "the result has another shape than the model's")
-	}
-	return nil
-}
-
-func openEnvelope(resp *http.Response, body []byte) (json.RawMessage, error) {
-	if t := mediaType(resp); t != "" && t != "application/json" && !strings.HasSuffix(t, "+json") {
-		return nil, badAnswer(resp, "expected JSON, got "+t)
-	}
-	var e envelope
-	if err := json.Unmarshal(body, &e); err != nil {
-		return nil, badAnswer(resp, "the body is not whole JSON")
-	}
-	if e.Success != nil && !*e.Success || len(e.Errors) > 0 || len(e.Error) > 0 && string(e.Error) != "null" {
-		refused := errorOf(resp, body)
-		refused.broken = refused.Code == 0 && refused.Message == noReason
-		return nil, refused
-	}
-	if e.Success == nil && e.Result == nil {
-		return body, nil // a gateway may take the envelope off
-	}
-	if len(e.Result) == 0 || string(e.Result) == "null" {
-		return nil, badAnswer(resp, "the answer has no result")
-	}
-	return e.Result, nil
-}
-
-func readBody(resp *http.Response) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, bodyLimit+1))
-	if err != nil {
-		return nil, transportError(err, resp)
-	}
-	if len(body) > bodyLimit {
-		return nil, badAnswer(resp, fmt.Sprintf("the answer has more than %d bytes", bodyLimit))
-	}
-	return body, nil
-}
-
-func mediaType(resp *http.Response) string {
-	t, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	return t
-}
-
-// Probe asks for a made-up model, which costs nothing: nil means that address, account
-// and token are all well.
+// Probe calls a model that does not exist, which is free. nil means that address, account
+// and token are valid.
 func (c *Client) Probe(ctx context.Context) error {
 	var nothing json.RawMessage
 	_, err := c.ask(ctx, "@cf/neuronmill/made-up-model", map[string]string{"prompt": "x"}, &nothing)

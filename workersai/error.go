@@ -1,25 +1,25 @@
 package workersai
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Error is an answer from the API that says no, or a call that got none.
+// Error is a refusal of the API, an unusable answer, or a call without an answer.
 type Error struct {
-	Status     int           // HTTP status; 0 when there was no answer
+	Status     int           // HTTP status; 0 without an answer
 	Code       int           // the API's own code; 0 when absent
-	Message    string        // as sent, cleaned; what is wrong with the body when it was not JSON
-	RetryAfter time.Duration // 0 when the API gave no advice
+	Message    string        // as sent, cleaned and without the client's token; our own words if the body has no message
+	RetryAfter time.Duration // 0 when not stated
 	RequestID  string        // cf-ai-req-id
 	Ray        string        // cf-ray
 	cause      error         // of a transport failure
-	broken     bool          // the answer itself is damaged or of the wrong kind
+	lost       bool          // the model may have run although no complete answer arrived
+	unusable   bool          // the answer is complete but has no usable content
 }
 
 func (e *Error) Error() string {
@@ -38,114 +38,107 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap gives the cause of a transport failure, so that a cancelled context shows.
+// Unwrap returns the cause of a transport failure, for example a cancelled context.
 func (e *Error) Unwrap() error { return e.cause }
 
-// Lost reports whether the model may have run, and been billed, although its answer did
-// not come: the connection broke, the answer is damaged, or something on the way
-// answered in the API's place.
+// Lost reports whether the model may have run, and been billed, without a usable answer.
+// Either the connection broke, the answer is damaged or unusable, an error ended a stream
+// after its first tokens, or an intermediary answered instead of the API. If the price
+// arrived nevertheless, the Meta beside the error is Priced.
 func (e *Error) Lost() bool {
 	switch e.Status {
 	case 408, 502, 504, 520, 521, 522, 523, 524, 525, 526:
-		return e.Code == 0 || e.broken
+		return e.Code == 0 || e.lost || e.unusable
 	}
-	return e.broken
+	return e.lost || e.unusable
 }
 
-// apiError is one entry of the envelope's errors. The code has been seen as a string.
-type apiError struct {
-	Code    looseInt `json:"code"`
-	Message string   `json:"message"`
+// unsendable returns the error of a request that cannot be encoded. A retry would not
+// help.
+func unsendable(cause error) *Error {
+	return &Error{Code: 5006, Message: "the request cannot be encoded: " + clean(cause.Error(), 200), cause: cause}
 }
 
-type looseInt int
-
-func (n *looseInt) UnmarshalJSON(b []byte) error {
-	if i, err := strconv.Atoi(strings.Trim(string(b), `"`)); err == nil {
-		*n = looseInt(i)
-	}
-	return nil
-}
-
-// refusal reads an answer that is not 2xx.
-func refusal(resp *http.Response) *Error {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil && len(body) == 0 {
-		return transportError(err, resp)
-	}
-	return errorOf(resp, body)
-}
-
-// errorOf finds code and message in a body: the envelope's, the binding's, OpenAI's, or
-// none at all.
-func errorOf(resp *http.Response, body []byte) *Error {
-	e := &Error{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header, time.Now())}
-	e.identify(resp)
-	var form struct {
-		Errors       []apiError      `json:"errors"`
-		Error        json.RawMessage `json:"error"`
-		InternalCode looseInt        `json:"internalCode"`
-		Message      string          `json:"message"`
-	}
-	if json.Unmarshal(body, &form) != nil {
-		e.Message = clean(string(body), 200)
-		if strings.HasPrefix(strings.TrimSpace(e.Message), "<") {
-			e.Message = "answered with a page, not JSON"
-		}
-		if e.Message == "" {
-			e.Message = "answered without a body"
-		}
-		return e
-	}
-	first := apiError{Code: form.InternalCode, Message: form.Message}
-	var text string
-	switch {
-	case len(form.Errors) > 0:
-		first = form.Errors[0]
-	case json.Unmarshal(form.Error, &text) == nil:
-		first.Message = text
-	case len(form.Error) > 0:
-		_ = json.Unmarshal(form.Error, &first)
-	}
-	e.Code, e.Message = int(first.Code), clean(first.Message, 300)
-	if e.Message == "" {
-		e.Message = noReason
-	}
-	return e
-}
-
-// noReason stands for a refusal that is empty.
-const noReason = "gave no reason"
-
-func (e *Error) identify(resp *http.Response) {
-	if resp != nil {
-		e.RequestID, e.Ray = clean(resp.Header.Get("Cf-Ai-Req-Id"), 64), clean(resp.Header.Get("Cf-Ray"), 64)
-	}
-}
-
-// transportError is a call without a whole answer. The cause's own text may hold the
-// URL, so it is not repeated.
-func transportError(cause error, resp *http.Response) *Error {
-	e := &Error{Message: "the connection failed before the whole answer was there", cause: cause, broken: true}
+// transportError returns the error of a call without a complete answer. It omits the text
+// of the cause, which may contain the URL.
+func (r reply) transportError(cause error) *Error {
+	e := &Error{Message: "the connection failed before the whole answer was there", cause: cause, lost: true}
 	if timeout, ok := cause.(interface{ Timeout() bool }); ok && timeout.Timeout() {
 		e.Message = "no whole answer in time"
 	}
-	e.identify(resp)
+	return r.identify(e)
+}
+
+// damaged returns the error of a 2xx answer that an intermediary cut or replaced.
+func (r reply) damaged(why string) *Error {
+	return r.identify(&Error{Status: r.StatusCode, Message: why, lost: true})
+}
+
+// unusable returns the error of a complete 2xx answer without usable content. It was
+// billed.
+func (r reply) unusable(why string) *Error {
+	return r.identify(&Error{Status: r.StatusCode, Message: why, unusable: true})
+}
+
+// refusal returns the error that a body states.
+func (r reply) refusal(body []byte) *Error {
+	e := &Error{Status: r.StatusCode, RetryAfter: retryAfter(r.Header, time.Now())}
+	if target, ok := r.redirect(); ok {
+		e.Message = "answered with a redirect" + target + ", which is not followed: check CLOUDFLARE_BASE_URL and any proxy"
+		return r.identify(e)
+	}
+	s := statementIn(body)
+	e.Code, e.Message = s.code, r.clean(s.message, 300)
+	if s.status != 0 && r.StatusCode/100 == 2 {
+		e.Status = s.status
+	}
+	if e.Message == "" && s.isJSON {
+		e.Message = noReason
+	}
+	if e.Message == "" && strings.HasPrefix(strings.TrimSpace(string(body)), "<") {
+		e.Message = "answered with a page, not JSON"
+	}
+	if e.Message == "" {
+		e.Message = cmp.Or(r.clean(string(body), 200), "answered without a body")
+	}
+	return r.identify(e)
+}
+
+// noReason is the message of an empty refusal.
+const noReason = "gave no reason"
+
+// redirect reports whether the answer is a redirect, and names its target.
+func (r reply) redirect() (target string, ok bool) {
+	if r.StatusCode/100 != 3 {
+		return "", false
+	}
+	if to, err := r.Location(); err == nil && to.Host != "" {
+		return " to " + r.clean(to.Scheme+"://"+to.Host, 100), true
+	}
+	return "", true
+}
+
+func (r reply) identify(e *Error) *Error {
+	m := r.meta()
+	e.RequestID, e.Ray = m.RequestID, m.Ray
 	return e
 }
 
-// badAnswer is a 2xx that cannot be used: damaged on the way, or of the wrong kind.
-func badAnswer(resp *http.Response, why string) *Error {
-	e := &Error{Status: resp.StatusCode, Message: why, broken: true}
-	e.identify(resp)
-	return e
+// clean returns a text of the answer as one valid line of at most most bytes, without the
+// client's token.
+func (r reply) clean(text string, most int) string {
+	const shortest = 8 // an emulator's token may be an ordinary word
+	if len(r.token) >= shortest {
+		text = strings.ReplaceAll(text, r.token, "***")
+	}
+	return clean(text, most)
 }
 
-// retryAfterCap is the longest advice that is followed; the worst documented block
+// retryAfterCap limits the Retry-After that is respected. The longest documented block
 // lasts five minutes.
 const retryAfterCap = 15 * time.Minute
 
-// retryAfter reads the header in either form: seconds or a date. Nonsense is 0.
+// retryAfter reads the header in either form: seconds or a date. An invalid value is 0.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(h.Get("Retry-After"))
 	if seconds, err := strconv.ParseFloat(value, 64); err == nil {
@@ -161,7 +154,7 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return min(max(at.Sub(now), 0), retryAfterCap)
 }
 
-// clean makes any text one valid line of at most most bytes.
+// clean returns a text as one valid line of at most most bytes.
 func clean(text string, most int) string {
 	text = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == '\u2028' || r == '\u2029' {

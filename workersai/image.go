@@ -7,17 +7,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"image"
-	_ "image/jpeg" // for the sizes of pictures
+	_ "image/jpeg" // decodes the sizes of pictures
 	_ "image/png"
 	"mime/multipart"
-	"net/http"
 	"strconv"
-	"time"
+	"strings"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 )
 
-// ImageInput is a picture to be. Zero values are left to the model.
+// ImageInput describes a picture to generate. Zero values mean the model's defaults.
 type ImageInput struct {
 	Prompt         string
 	NegativePrompt string
@@ -27,14 +26,14 @@ type ImageInput struct {
 	Seed           *int64
 }
 
-// Image is a picture; Width and Height are 0 when its format does not tell.
+// Image is a picture. Width and Height are 0 if the format does not state them.
 type Image struct {
 	Data          []byte
 	ContentType   string // by its first bytes: image/png, image/jpeg or image/webp
 	Width, Height int
 }
 
-// Image draws a picture. What is sent and how depends on the model.
+// Image generates a picture. The form of the request depends on the model.
 func (c *Client) Image(ctx context.Context, model string, in ImageInput) (*Image, Meta, error) {
 	row, _ := catalogue.Find(model)
 	fields := imageFields(row, in)
@@ -45,18 +44,17 @@ func (c *Client) Image(ctx context.Context, model string, in ImageInput) (*Image
 	if err != nil {
 		return nil, Meta{}, err
 	}
-	start := time.Now()
-	resp, err := c.post(ctx, r)
+	answer, err := c.post(ctx, r)
 	if err != nil {
-		return nil, Meta{Took: time.Since(start)}, err
+		return nil, answer.meta(), err
 	}
-	defer resp.Body.Close()
-	body, err := readBody(resp)
-	meta := metaOf(resp, start)
+	defer answer.close()
+	body, err := answer.readBody()
 	if err != nil {
-		return nil, meta, err
+		return nil, answer.meta(), err
 	}
-	picture, err := openImage(resp, body)
+	picture, err := answer.picture(body)
+	meta := answer.meta()
 	if err != nil {
 		return nil, meta, err
 	}
@@ -64,7 +62,7 @@ func (c *Client) Image(ctx context.Context, model string, in ImageInput) (*Image
 	return picture, meta, nil
 }
 
-// imageFields are the fields a model takes: some refuse what they do not know.
+// imageFields returns the fields that a model supports. Some models refuse all others.
 func imageFields(row catalogue.Model, in ImageInput) map[string]any {
 	fields := map[string]any{"prompt": in.Prompt}
 	if in.Width > 0 && row.Width.Max > 0 {
@@ -97,45 +95,68 @@ func formRequest(model string, fields map[string]any) (request, error) {
 			text = strconv.FormatFloat(f, 'f', -1, 64)
 		}
 		if err := form.WriteField(name, text); err != nil {
-			return request{}, fmt.Errorf("encode the request: %w", err)
+			return request{}, unsendable(err)
 		}
 	}
 	if err := form.Close(); err != nil {
-		return request{}, fmt.Errorf("encode the request: %w", err)
+		return request{}, unsendable(err)
 	}
 	return request{model: model, body: &body, size: int64(body.Len()), contentType: form.FormDataContentType()}, nil
 }
 
-// openImage finds the picture in an answer, raw or as base64 in JSON.
-func openImage(resp *http.Response, body []byte) (*Image, error) {
-	data := body
-	if sniffImage(body) == "" {
-		result, err := openEnvelope(resp, body)
-		if err != nil {
-			return nil, err
+// picture reads the picture in an answer: raw, or as base64 in JSON. Raw bytes that are
+// not a complete picture were truncated in transit. In complete JSON, the model produced
+// the incomplete picture.
+func (r reply) picture(body []byte) (*Image, error) {
+	if sniffImage(body) != "" {
+		picture, why := openPicture(body)
+		if why != "" {
+			return nil, r.damaged(why)
 		}
-		var answer struct {
-			Image string `json:"image"`
-		}
-		if err := json.Unmarshal(result, &answer); err != nil {
-			return nil, badAnswer(resp, "the result has another shape than the model's")
-		}
-		if data, err = base64.StdEncoding.DecodeString(answer.Image); err != nil {
-			return nil, badAnswer(resp, "the picture is not base64")
-		}
+		return picture, nil
 	}
-	picture := &Image{Data: data, ContentType: sniffImage(data)}
+	const longestMagic = 12 // bytes that identify a format
+	if strings.HasPrefix(r.mediaType(), "image/") && len(body) >= longestMagic {
+		return nil, r.unusable("the picture's format is not known: " + r.clean(r.mediaType(), 60))
+	}
+	result, err := r.open(body)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Image json.RawMessage `json:"image"`
+	}
+	_ = json.Unmarshal(result, &answer)
+	encoded := stringIn(answer.Image)
+	if strings.HasPrefix(encoded, "data:") {
+		_, encoded, _ = strings.Cut(encoded, ",")
+	}
+	data, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(encoded, "=\r\n "))
+	if err != nil {
+		return nil, r.unusable("the picture is not base64")
+	}
+	picture, why := openPicture(data)
+	if why != "" {
+		return nil, r.unusable(why)
+	}
+	return picture, nil
+}
+
+// openPicture reads a picture's format and size. If the picture is unusable, why has the
+// reason.
+func openPicture(data []byte) (picture *Image, why string) {
+	picture = &Image{Data: data, ContentType: sniffImage(data)}
 	if picture.ContentType == "" {
-		return nil, badAnswer(resp, "the answer is no picture")
+		return nil, "the answer is no picture"
 	}
 	config, _, err := image.DecodeConfig(bytes.NewReader(data))
 	if err == nil {
 		picture.Width, picture.Height = config.Width, config.Height
 	} else if picture.ContentType != "image/webp" {
-		return nil, badAnswer(resp, "the picture is damaged")
+		return nil, "the picture is damaged"
 	}
 	if !wholeImage(picture.ContentType, data) {
-		return nil, badAnswer(resp, "the picture is not whole")
+		return nil, "the picture is not whole"
 	}
-	return picture, nil
+	return picture, ""
 }

@@ -1,38 +1,34 @@
 package workersai
 
-import (
-	"net/http"
-	"strconv"
-	"time"
-)
+import "time"
 
-// Meta is what is known about a call beside its answer.
+// Meta describes a call. It accompanies an answer and also an error, since a truncated,
+// refused or unusable answer may have been billed.
 type Meta struct {
-	Neurons   float64 // as the API says, else by the price list
+	Neurons   float64 // the price of the call
+	Priced    bool    // the API itself stated Neurons; otherwise they are an estimate by the price list, or 0 beside an error
 	RequestID string  // cf-ai-req-id
 	Ray       string  // cf-ray
 	Took      time.Duration
 }
 
-func metaOf(resp *http.Response, start time.Time) Meta {
-	neurons, err := strconv.ParseFloat(resp.Header.Get("Cf-Ai-Neurons"), 64)
-	if err != nil || neurons < 0 || neurons > 1e12 {
-		neurons = 0
-	}
-	return Meta{
-		Neurons: neurons, RequestID: resp.Header.Get("Cf-Ai-Req-Id"), Ray: resp.Header.Get("Cf-Ray"),
-		Took: time.Since(start),
+// price stores a price that the API stated. It ignores impossible values: they would
+// falsify sums, and NaN cannot be encoded as JSON.
+func (m *Meta) price(neurons float64) {
+	const most = 1e9 // ten thousand times the most expensive call of the price list
+	if neurons >= 0 && neurons <= most && !m.Priced {
+		m.Neurons, m.Priced = neurons, true
 	}
 }
 
-// estimate fills in the price where the API did not say it.
+// estimate sets the price if the API did not state one.
 func (m *Meta) estimate(neurons float64) {
-	if m.Neurons == 0 {
+	if !m.Priced {
 		m.Neurons = neurons
 	}
 }
 
-// tokens is a rough count: four characters each, as the API itself estimates.
+// tokens returns a rough count: four characters per token, as the API itself estimates.
 func tokens(texts ...string) int {
 	n := 0
 	for _, t := range texts {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// sniffImage tells the format by the first bytes; declared types are not kept to.
+// sniffImage detects the format by the first bytes; declared types are unreliable.
 func sniffImage(data []byte) string {
 	switch t := http.DetectContentType(data); t {
 	case "image/png", "image/jpeg", "image/webp":
@@ -18,8 +18,8 @@ func sniffImage(data []byte) string {
 	return ""
 }
 
-// wholeImage reports whether a picture goes on to its end. Its first bytes tell its
-// size, so a picture that something on the way has shortened looks well otherwise.
+// wholeImage reports whether a picture is complete. Its first bytes state its size, so a
+// picture that was truncated in transit otherwise looks valid.
 func wholeImage(contentType string, data []byte) bool {
 	switch contentType {
 	case "image/png":
@@ -30,7 +30,7 @@ func wholeImage(contentType string, data []byte) bool {
 	return len(data) >= 8 && uint64(len(data)-8) >= uint64(binary.LittleEndian.Uint32(data[4:]))
 }
 
-// wholePNG walks the chunks: length, name, that many bytes, a sum.
+// wholePNG walks the chunks: length, name, that many bytes, a checksum.
 func wholePNG(data []byte) bool {
 	const signature, around = 8, 12
 	for at := signature; at+around <= len(data); {
@@ -47,8 +47,8 @@ func wholePNG(data []byte) bool {
 	return false
 }
 
-// wholeJPEG walks the segments. Between them, after a scan has begun, a marker is an FF
-// that is followed by anything but 0 or a restart.
+// wholeJPEG walks the segments. Within scan data, a marker is an FF that is followed by
+// anything but 0 or a restart marker.
 func wholeJPEG(data []byte) bool {
 	const end, temporary = 0xD9, 0x01
 	for at := 2; at+2 <= len(data); {
@@ -57,7 +57,7 @@ func wholeJPEG(data []byte) bool {
 		case data[at] != 0xFF || marker == 0 || marker >= 0xD0 && marker <= 0xD7 || marker == temporary:
 			at++
 		case marker == 0xFF:
-			at++ // a filler
+			at++ // a fill byte
 		case marker == end:
 			return true
 		case at+4 > len(data):

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The emulator draws plain pictures; these have what others put into theirs.
+// The emulator draws plain pictures; these contain the features of other encoders.
 func TestOnlyAPictureThatGoesOnToItsEndIsWhole(t *testing.T) {
 	for name, p := range map[string]struct{ contentType, data string }{
 		"a small picture within": {"image/jpeg", "\xFF\xD8\xFF\xE1\x00\x08in\xFF\xD9in" + "\xFF\xDA\x00\x02" + "pixels" + "\xFF\xD9"},

@@ -6,56 +6,82 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net/http"
+	"strings"
 )
 
-// readStream takes in server-sent events up to [DONE]. A stream that ends without it
-// and without a finish reason was cut off, and one that has nothing before it is none.
-func (c *collector) readStream(resp *http.Response) error {
-	lines := bufio.NewReader(io.LimitReader(resp.Body, bodyLimit))
-	for frames := 0; ; {
-		line, err := readLine(lines)
-		if data, ok := bytes.CutPrefix(line, []byte("data:")); ok {
-			data = bytes.TrimSpace(data)
-			switch {
-			case string(data) == "[DONE]" && frames == 0:
-				return badAnswer(resp, "the stream holds no answer")
-			case string(data) == "[DONE]":
-				return nil
-			case len(data) > 0:
-				if err := c.frame(resp, data); err != nil {
-					return err
-				}
-				frames++
-			}
+// streamed reports whether the body is an event stream rather than one JSON document. The
+// first byte decides; if it is ambiguous, the content type does.
+func (r reply) streamed() bool {
+	head := bufio.NewReaderSize(r.Body, 64)
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{head, r.Body}
+	start := ""
+	for n := 1; n <= head.Size(); n++ {
+		peeked, err := head.Peek(n)
+		start = strings.TrimLeft(strings.TrimPrefix(string(peeked), "\xEF\xBB\xBF"), " \t\r\n")
+		if err != nil || len(start) > len("event:") || start != "" && (start[0] == '{' || start[0] == ':') {
+			break
 		}
-		if err == nil {
-			continue
+	}
+	if strings.HasPrefix(start, "{") {
+		return false
+	}
+	for _, field := range []string{":", "data:", "event:"} {
+		if strings.HasPrefix(start, field) {
+			return true
 		}
-		if !errors.Is(err, io.EOF) {
-			return transportError(err, resp)
+	}
+	return r.mediaType() == "text/event-stream"
+}
+
+// readStream reads server-sent events up to [DONE]. A stream that ends without [DONE] and
+// without a finish reason was cut off.
+func (c *collector) readStream(r reply) error {
+	events := newEventReader(r.Body)
+	for {
+		e, err := events.next()
+		switch {
+		case errors.Is(err, errTooLarge):
+			return r.tooLarge()
+		case errors.Is(err, io.EOF) && c.finish == "":
+			return r.transportError(io.ErrUnexpectedEOF)
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return r.transportError(err)
 		}
-		if c.finish == "" {
-			return transportError(io.ErrUnexpectedEOF, resp)
+		data := bytes.TrimSpace(e.data)
+		if string(data) == "[DONE]" {
+			return nil
 		}
-		return nil
+		if err := c.frame(r, e.name, data); err != nil {
+			return err
+		}
+		c.passText()
 	}
 }
 
-func (c *collector) frame(resp *http.Response, data []byte) error {
-	var p piece
-	if err := json.Unmarshal(data, &p); err != nil {
-		return badAnswer(resp, "a frame of the stream is not whole JSON")
+// frame adds one event. It ignores unknown keys and frames.
+func (c *collector) frame(r reply, name string, data []byte) error {
+	if len(data) == 0 {
+		return nil
 	}
-	if len(p.Errors) > 0 || len(p.Error) > 0 && string(p.Error) != "null" {
-		return errorOf(resp, data)
+	var p piece
+	err := decode(data, &p)
+	if err != nil && data[0] != '{' && json.Valid(data) && name != "error" {
+		return nil
+	}
+	isError := name == "error" || p.statement().found || strings.HasPrefix(string(data), "AiError")
+	switch {
+	case isError || c.finish == "error":
+		e := r.refusal(data)
+		e.lost = c.begun()
+		return e
+	case err != nil:
+		return r.damaged("a frame of the stream is not whole JSON")
 	}
 	c.add(p, true)
 	return nil
-}
-
-// readLine reads a line of any length without its end.
-func readLine(r *bufio.Reader) ([]byte, error) {
-	line, err := r.ReadBytes('\n')
-	return bytes.TrimRight(line, "\r\n"), err
 }

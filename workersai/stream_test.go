@@ -10,10 +10,11 @@ import (
 
 func read(stream string) (*Generation, error) {
 	var c collector
-	if err := c.readStream(answerOf(200, "text/event-stream", stream)); err != nil {
+	r := replyOf(200, "text/event-stream", stream)
+	if err := c.readStream(r); err != nil {
 		return nil, err
 	}
-	return c.generation()
+	return c.generation(r)
 }
 
 func TestStreamsOfEveryFamilyAreUnderstood(t *testing.T) {
@@ -78,31 +79,32 @@ func TestAWholeAnswerIsReadInEveryShape(t *testing.T) {
 			ToolCalls: []ToolCall{{"x", "f", json.RawMessage(`{"a":1}`)}}},
 	} {
 		var c collector
-		require.NoError(t, c.readWhole(answerOf(200, "application/json", ""), json.RawMessage(result)), result)
-		got, err := c.generation()
+		r := replyOf(200, "application/json", `{"success":true,"result":`+result+"}")
+		require.NoError(t, c.readWhole(r), result)
+		got, err := c.generation(r)
 		require.NoError(t, err)
 		require.Equal(t, want, *got, result)
 	}
 }
 
-func TestToolArgumentsThatAreNoObjectAreAnError(t *testing.T) {
-	_, err := read("data: {\"tool_calls\":[{\"name\":\"f\",\"arguments\":\"[1]\"}]}\n\ndata: [DONE]\n\n")
-	require.ErrorContains(t, err, "no JSON object")
-}
-
-func FuzzStream(f *testing.F) {
-	f.Add("data: {\"response\":\"Hel\"}\n\ndata: [DONE]\n\n")
-	f.Add("data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"c\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}}]}\n\ndata: [DONE]\n")
-	f.Fuzz(func(t *testing.T, stream string) {
-		g, err := read(stream)
-		if err != nil {
-			return
+func TestTheTextOfAStreamIsPassedOnInWholeCharacters(t *testing.T) {
+	for name, c := range map[string]struct {
+		pieces []string // of a JSON string
+		want   []string
+	}{
+		"plain":              {[]string{"Rh", "", "ine"}, []string{"Rh", "ine"}},
+		"character in parts": {[]string{"a\xF0\x9F", "\x98", "\x80b"}, []string{"a", "😀b"}},
+		"surrogate in parts": {[]string{`a\ud83d`, `\ude00`}, []string{"a", "😀"}},
+		"never completed":    {[]string{`a\ud83d`, "b"}, []string{"a", "\uFFFDb"}},
+	} {
+		stream := ""
+		for _, p := range c.pieces {
+			stream += `data: {"response":"` + p + "\"}\n\n"
 		}
-		for _, c := range g.ToolCalls {
-			var m map[string]json.RawMessage
-			if json.Unmarshal(c.Arguments, &m) != nil {
-				t.Fatalf("%q gives arguments %s", stream, c.Arguments)
-			}
-		}
-	})
+		var got []string
+		answer := collector{onText: func(part string) { got = append(got, part) }}
+		require.NoError(t, answer.readStream(replyOf(200, "text/event-stream", stream+"data: [DONE]\n\n")), name)
+		require.Equal(t, c.want, got, name)
+		require.Equal(t, strings.Join(c.want, ""), answer.text.String(), name)
+	}
 }

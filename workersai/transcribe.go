@@ -4,35 +4,35 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"io"
+	"strings"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 )
 
-// TranscribeInput is a recording and how to hear it. Models other than
-// whisper-large-v3-turbo take the recording alone.
+// TranscribeInput is a recording and its transcription settings. Models other than
+// whisper-large-v3-turbo accept only the recording.
 type TranscribeInput struct {
 	Audio         io.Reader
-	Size          int64  // bytes of Audio; -1 when not known
+	Size          int64  // bytes of Audio; -1 when unknown
 	ContentType   string // of Audio
-	Language      string // detected when empty
+	Language      string // empty means detected
 	Task          string // transcribe or translate
 	InitialPrompt string
 	VADFilter     bool
 }
 
-// Transcript is what was heard. Times are seconds.
+// Transcript is the text of a recording. Times are in seconds.
 type Transcript struct {
 	Text     string
 	Language string
 	Duration float64
 	Segments []Segment
 	Words    []Word
-	VTT      string // WebVTT as the model wrote it; empty when it writes none
+	VTT      string // WebVTT as the model wrote it; empty if it writes none
 }
 
-// Segment is a stretch of speech.
+// Segment is a section of speech.
 type Segment struct {
 	Start float64 `json:"start"`
 	End   float64 `json:"end"`
@@ -46,9 +46,9 @@ type Word struct {
 	End   float64 `json:"end"`
 }
 
-// Transcribe sends the recording as the model wants it: as the body, or as base64 in
-// JSON, encoded while it is sent. An answer without a text is an error: silence has an
-// empty one.
+// Transcribe sends the recording in the form that the model requires: as the body, or as
+// base64 in JSON, encoded while it is sent. An answer without a text field is an error;
+// silence gives an empty text.
 func (c *Client) Transcribe(ctx context.Context, model string, in TranscribeInput) (*Transcript, Meta, error) {
 	row, _ := catalogue.Find(model)
 	r := request{model: model, body: in.Audio, size: in.Size, contentType: in.ContentType}
@@ -59,21 +59,22 @@ func (c *Client) Transcribe(ctx context.Context, model string, in TranscribeInpu
 		}
 		r.contentType = "application/json"
 	}
-	var answer heard
-	meta, err := c.askRequest(ctx, r, &answer)
+	var result heard
+	answer, err := c.askRequest(ctx, r, &result)
+	meta := answer.meta()
 	if err != nil {
 		return nil, meta, err
 	}
-	if answer.Text == nil && len(answer.Results.Channels) == 0 {
-		return nil, meta, unusable(meta, "the answer holds no transcript")
+	t, ok := result.transcript()
+	if !ok {
+		return nil, meta, answer.unusable("the answer holds no transcript")
 	}
-	t := answer.transcript()
 	meta.estimate(row.AudioNeurons(t.Duration))
 	return t, meta, nil
 }
 
-// base64Body is {..., "audio": "<base64>"}, written while it is read: a recording is in
-// memory piece by piece only.
+// base64Body returns {..., "audio": "<base64>"}, encoded while it is read. Only a part of
+// the recording is in memory at a time.
 func base64Body(in TranscribeInput) (io.Reader, int64, error) {
 	fields := map[string]any{}
 	for name, value := range map[string]string{"language": in.Language, "task": in.Task, "initial_prompt": in.InitialPrompt} {
@@ -86,7 +87,7 @@ func base64Body(in TranscribeInput) (io.Reader, int64, error) {
 	}
 	head, err := json.Marshal(fields)
 	if err != nil {
-		return nil, 0, fmt.Errorf("encode the request: %w", err)
+		return nil, 0, unsendable(err)
 	}
 	start := string(head[:len(head)-1]) + `,"audio":"`
 	if len(fields) == 0 {
@@ -115,53 +116,97 @@ func base64Body(in TranscribeInput) (io.Reader, int64, error) {
 	return pr, size, nil
 }
 
-// heard holds the answers of all speech models; each fills its own part.
+// heard has the answer fields of all speech models. The fields are raw JSON, so that one
+// of an unexpected type does not affect the others.
 type heard struct {
-	Text     *string `json:"text"` // "" where nothing is said
-	Words    []Word  `json:"words"`
-	VTT      string  `json:"vtt"`
-	Segments []struct {
-		Segment
-		Words []Word `json:"words"`
-	} `json:"segments"`
-	Info struct {
-		Language string  `json:"language"`
-		Duration float64 `json:"duration"`
-	} `json:"transcription_info"`
-	Results struct {
-		Channels []struct {
-			DetectedLanguage string `json:"detected_language"`
-			Alternatives     []struct {
-				Transcript string `json:"transcript"`
-				Words      []Word `json:"words"`
-			} `json:"alternatives"`
-		} `json:"channels"`
-	} `json:"results"`
+	Text     json.RawMessage `json:"text"` // "" for silence
+	Words    json.RawMessage `json:"words"`
+	VTT      json.RawMessage `json:"vtt"`
+	Segments json.RawMessage `json:"segments"`
+	Info     json.RawMessage `json:"transcription_info"`
+	Results  json.RawMessage `json:"results"`
 }
 
-func (h heard) transcript() *Transcript {
-	t := &Transcript{Language: h.Info.Language, Duration: h.Info.Duration, Words: h.Words, VTT: h.VTT}
-	if h.Text != nil {
-		t.Text = *h.Text
-	}
-	for _, s := range h.Segments {
-		t.Segments = append(t.Segments, s.Segment)
-		t.Words = append(t.Words, s.Words...)
-	}
-	for _, channel := range h.Results.Channels {
-		if len(channel.Alternatives) == 0 {
+// transcript assembles the fields; false if none of them has a text.
+func (h heard) transcript() (*Transcript, bool) {
+	t := &Transcript{Text: stringIn(h.Text), VTT: stringIn(h.VTT), Words: wordsIn(h.Words)}
+	var info struct{ Language, Duration json.RawMessage }
+	_ = json.Unmarshal(h.Info, &info)
+	t.Language, t.Duration = stringIn(info.Language), secondsIn(info.Duration)
+	found := isString(h.Text)
+	for _, raw := range list(h.Segments) {
+		var s struct{ Start, End, Text, Words json.RawMessage }
+		if json.Unmarshal(raw, &s) != nil {
 			continue
 		}
-		best := channel.Alternatives[0]
-		if t.Text != "" {
-			t.Text += "\n"
+		t.Words = append(t.Words, wordsIn(s.Words)...)
+		if !isString(s.Text) {
+			continue
 		}
-		t.Text += best.Transcript
-		t.Words = append(t.Words, best.Words...)
-		t.Language = channel.DetectedLanguage
+		segment := Segment{Start: secondsIn(s.Start), End: secondsIn(s.End), Text: stringIn(s.Text)}
+		t.Segments = append(t.Segments, segment)
+		if !found {
+			t.Text = strings.TrimSpace(t.Text + " " + strings.TrimSpace(segment.Text))
+		}
+	}
+	found = found || len(t.Segments) > 0
+	if t.addChannels(h.Results) {
+		found = true
 	}
 	if n := len(t.Words); t.Duration == 0 && n > 0 {
-		t.Duration = t.Words[n-1].End
+		for _, w := range t.Words {
+			t.Duration = max(t.Duration, w.End)
+		}
 	}
-	return t
+	return t, found
+}
+
+// addChannels adds Deepgram's channels, one line each; false if there are none.
+func (t *Transcript) addChannels(raw json.RawMessage) (found bool) {
+	var results struct{ Channels json.RawMessage }
+	_ = json.Unmarshal(raw, &results)
+	for _, element := range list(results.Channels) {
+		var channel struct {
+			Alternatives     json.RawMessage `json:"alternatives"`
+			DetectedLanguage json.RawMessage `json:"detected_language"`
+		}
+		_ = json.Unmarshal(element, &channel)
+		alternatives := list(channel.Alternatives)
+		if len(alternatives) == 0 {
+			continue
+		}
+		var best struct{ Transcript, Words json.RawMessage }
+		if json.Unmarshal(alternatives[0], &best) != nil || !isString(best.Transcript) {
+			continue
+		}
+		if found = true; t.Text != "" {
+			t.Text += "\n"
+		}
+		t.Text += stringIn(best.Transcript)
+		t.Words = append(t.Words, wordsIn(best.Words)...)
+		if language := stringIn(channel.DetectedLanguage); language != "" {
+			t.Language = language
+		}
+	}
+	return found
+}
+
+// wordsIn reads spoken words and omits entries without a word.
+func wordsIn(raw json.RawMessage) (words []Word) {
+	for _, element := range list(raw) {
+		var w struct{ Word, Start, End json.RawMessage }
+		if json.Unmarshal(element, &w) == nil && stringIn(w.Word) != "" {
+			words = append(words, Word{Word: stringIn(w.Word), Start: secondsIn(w.Start), End: secondsIn(w.End)})
+		}
+	}
+	return words
+}
+
+// secondsIn returns a time in seconds; 0 if the field has none.
+func secondsIn(raw json.RawMessage) float64 {
+	const most = 1e7 // four months
+	if n, ok := numberIn(raw); ok && n >= 0 && n <= most {
+		return n
+	}
+	return 0
 }

@@ -2,39 +2,42 @@ package workersai
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 )
 
-// TranslateInput is what a translation model takes. Several texts go to models whose
-// catalogue row says so, else exactly one.
+// TranslateInput is the input of a translation model. Several texts are allowed if the
+// model's catalogue row says so, otherwise exactly one.
 type TranslateInput struct {
 	Texts  []string
-	Source string // the model's default, English, when empty
+	Source string // empty means the model's default, English
 	Target string // in the model's own codes
 }
 
-// Translate gives one translation a text, in their order.
+// Translate returns one translation per text, in the same order.
 func (c *Client) Translate(ctx context.Context, model string, in TranslateInput) ([]string, Meta, error) {
 	row, _ := catalogue.Find(model)
-	var answer struct {
-		TranslatedText string   `json:"translated_text"`
-		Translations   []string `json:"translations"`
+	var result struct {
+		Text  json.RawMessage `json:"translated_text"`
+		Texts json.RawMessage `json:"translations"`
 	}
-	meta, err := c.ask(ctx, model, translateBody(row, in), &answer)
+	answer, err := c.ask(ctx, model, translateBody(row, in), &result)
+	meta := answer.meta()
 	if err != nil {
 		return nil, meta, err
 	}
-	out := answer.Translations
-	if row.Answer != catalogue.Translations {
-		out = []string{answer.TranslatedText}
+	found := list(result.Texts)
+	if len(found) == 0 {
+		found = []json.RawMessage{result.Text}
 	}
-	if len(out) != len(in.Texts) {
-		return nil, meta, unusable(meta, "the translations are not as many as the texts")
+	if len(found) != len(in.Texts) {
+		return nil, meta, answer.unusable("the translations are not as many as the texts")
 	}
-	for i, t := range out {
-		if t == "" && in.Texts[i] != "" {
-			return nil, meta, unusable(meta, "a translation is empty")
+	out := make([]string, len(found))
+	for i, raw := range found {
+		if out[i] = stringIn(raw); out[i] == "" && in.Texts[i] != "" {
+			return nil, meta, answer.unusable("a translation is empty")
 		}
 	}
 	meta.estimate(row.TextNeurons(tokens(in.Texts...), tokens(out...)))

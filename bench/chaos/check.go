@@ -3,35 +3,42 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 )
 
-// verdict is what was found after a run.
+// verdict holds the findings of a run.
 type verdict struct {
 	accepted, unknown, refused int
 	ends                       map[string]int // results by status and code
 	calls, paid                int
-	again                      map[string]int // paid calls beyond the first that are allowed, by reason
-	twice                      []string       // the same, each
+	inStorm                    int // paid calls while faults were injected
+	throttled                  int // calls refused with a retry later
+	groundless                 groundless
+	again                      map[string]int // excused paid calls beyond the first, by reason
+	twice                      []string       // the same calls, one entry each
 	lost, double, overpaid     []string
 	unexplained, litter, wrong []string
 }
 
-// broken reports whether a promise is, or more is left behind than may be.
+// broken reports whether a promise is broken, or more litter is left than allowed.
 func (v *verdict) broken(litter int) bool {
 	return len(v.lost)+len(v.double)+len(v.overpaid)+len(v.unexplained)+len(v.wrong) > 0 || len(v.litter) > litter
 }
 
-// judge checks the invariants from outside.
-func (r *run) judge(ctx context.Context, o *outside, calls []call) *verdict {
+// judge checks the invariants from outside the system.
+func (r *run) judge(ctx context.Context, o *outside, calls []call, healed time.Time) *verdict {
 	v := &verdict{ends: map[string]int{}, again: map[string]int{}, calls: len(calls)}
 	v.wrong = append(slices.Clone(r.fleet.wrong), r.front.wrong...)
 	byMark := map[string][]tasks.Result{}
@@ -42,6 +49,12 @@ func (r *run) judge(ctx context.Context, o *outside, calls []call) *verdict {
 	for _, c := range calls {
 		if c.paid() {
 			v.paid++
+			if c.Start.Before(healed) {
+				v.inStorm++
+			}
+		}
+		if c.Code == 3021 {
+			v.throttled++
 		}
 		for _, mark := range marksIn(c.Body) {
 			callsOf[mark] = append(callsOf[mark], c)
@@ -49,6 +62,10 @@ func (r *run) judge(ctx context.Context, o *outside, calls []call) *verdict {
 	}
 	for _, order := range r.producer.orders {
 		r.judgeOrder(v, order, byMark[order.Mark], callsOf[order.Mark])
+		v.groundless.add(r.replay(order.ID, callsOf[order.Mark], healed))
+	}
+	if n := v.groundless; n.calls == 0 || 50*n.excused > n.calls {
+		v.wrong = append(v.wrong, fmt.Sprintf("the excuses are too wide to show anything: %s", n))
 	}
 	for id, times := range r.front.stored {
 		if len(times) > 1 {
@@ -63,7 +80,7 @@ func (r *run) judge(ctx context.Context, o *outside, calls []call) *verdict {
 	return v
 }
 
-// marksIn are the marks of the tasks whose input is in a call's body, each once.
+// marksIn returns the distinct marks of the tasks whose input is in a call's body.
 func marksIn(body string) []string {
 	var marks []string
 	for {
@@ -84,7 +101,7 @@ func (r *run) judgeOrder(v *verdict, o *order, ends []tasks.Result, calls []call
 	switch o.Outcome {
 	case "accepted":
 		v.accepted++
-		if len(ends) == 0 {
+		if len(ends) == 0 && !r.forgotten(o) {
 			v.lost = append(v.lost, name)
 		}
 	case "unknown":
@@ -106,11 +123,28 @@ func (r *run) judgeOrder(v *verdict, o *order, ends []tasks.Result, calls []call
 		if why := r.unexplained(o, end, calls); why != "" {
 			v.unexplained = append(v.unexplained, name+": "+why)
 		}
-		if end.Status == tasks.Completed && !rightAnswer(o, end) {
-			v.wrong = append(v.wrong, name+" has another task's answer")
+		if end.Status == tasks.Completed {
+			if why := wrongAnswer(o, end, calls); why != "" {
+				v.wrong = append(v.wrong, name+": "+why)
+			}
 		}
 	}
-	r.judgePaid(v, name, calls, ends)
+	r.judgePaid(v, name, taskID(o, ends), calls)
+}
+
+// forgotten reports whether a task accepted by Redis alone may be lost: Redis lost memory
+// after the task was enqueued.
+func (r *run) forgotten(o *order) bool {
+	return o.InRedis && r.j.met("redis forgets", -1, o.At, time.Now(), 0)
+}
+
+// taskID returns the id of an order's task. Where the outcome is unknown, the result
+// names it.
+func taskID(o *order, ends []tasks.Result) string {
+	if o.ID == "" && len(ends) > 0 {
+		return ends[0].ID
+	}
+	return o.ID
 }
 
 func codeOf(r tasks.Result) string {
@@ -120,52 +154,101 @@ func codeOf(r tasks.Result) string {
 	return r.Error.Code
 }
 
-// unexplained says why a failure has no reason that lies outside; empty when it has.
+// unexplained describes a failure without an external reason. It returns "" when a reason
+// is found.
 func (r *run) unexplained(o *order, end tasks.Result, calls []call) string {
 	spec, _ := tasks.SpecOf(o.Kind)
-	deaths := 0
-	for _, w := range r.fleet.workers {
-		if w.killed.After(o.At) && w.killed.Before(end.FinishedAt) {
+	failed, deaths := 0, 0
+	for _, c := range calls {
+		lost := r.excuse(c, end.ID, time.Now()) != ""
+		if lost || c.Status/100 != 2 && !throttled[c.Code] {
+			failed++
+		}
+		if k := r.fleet.workers[c.Worker].killed; k.After(c.Start) && k.Before(r.heldUntil(c, end.ID)) {
 			deaths++
 		}
 	}
 	switch code := codeOf(end); {
 	case end.Status == tasks.Completed,
-		code == "request_refused" && o.Bad,
-		code == "cancelled" && o.Cancelled,
-		code == "deadline_exceeded" && o.Short,
-		code == "attempts_exhausted" && len(calls) >= spec.Attempts,
-		code == "poisoned" && deaths >= 3:
+		code == tasks.CodeContentFlagged && o.Bad,
+		code == tasks.CodeAnswerUnusable && slices.ContainsFunc(calls, func(c call) bool { return c.Broken }),
+		code == tasks.CodeCancelled && o.Cancelled,
+		code == tasks.CodeDeadlineExceeded && o.Short,
+		code == tasks.CodeAttemptsExhausted && failed >= spec.Attempts,
+		code == tasks.CodePoisoned && deaths >= 3:
 		return ""
 	}
-	return fmt.Sprintf("failed as %s after %d calls: %s", codeOf(end), len(calls), end.Error.Message)
+	return fmt.Sprintf("failed as %s after %d calls, %d of which failed and %d killed their worker: %s", codeOf(end), len(calls), failed, deaths, end.Error.Message)
 }
 
-// rightAnswer reports whether an answer is this task's: the emulator's texts repeat
-// what was asked.
-func rightAnswer(o *order, end tasks.Result) bool {
+// throttled lists the error codes of refusals that do not count as an attempt.
+var throttled = map[int]bool{3021: true, 3036: true, 3040: true, 4006: true}
+
+// wrongAnswer compares a result with the emulator's answer to the same input. It returns
+// "" when they agree.
+func wrongAnswer(o *order, end tasks.Result, calls []call) string {
 	switch o.Kind {
-	case tasks.KindText, tasks.KindTranslation:
-		return strings.Contains(string(end.Output), o.Mark)
+	case tasks.KindText, tasks.KindTranslation: // the emulator repeats its input
+		if strings.Contains(string(end.Output), o.Mark) {
+			return ""
+		}
+		return "its text is another task's"
+	case tasks.KindEmbedding:
+		var out tasks.EmbeddingOutput
+		if err := json.Unmarshal(end.Output, &out); err != nil || len(out.Vectors) != len(o.texts) {
+			return fmt.Sprintf("%d vectors came for %d texts", len(out.Vectors), len(o.texts))
+		}
+		for i, text := range o.texts {
+			if !slices.Equal(out.Vectors[i], workersaitest.Vector(text, out.Dimensions)) {
+				return fmt.Sprintf("vector %d is not that of its text", i)
+			}
+		}
+		return ""
 	}
-	return len(end.Output) > 0
+	return wrongFile(end, calls)
 }
 
-// judgePaid finds a reason for each paid call of a task but the last, and adds what has
-// none to the overpaid.
-func (r *run) judgePaid(v *verdict, name string, calls []call, ends []tasks.Result) {
+// wrongFile sends the task's input to a fresh emulator, and compares the picture or the
+// transcript.
+func wrongFile(end tasks.Result, calls []call) string {
+	if len(calls) == 0 {
+		return "it completed without a call"
+	}
+	c := calls[0]
+	request := httptest.NewRequest(http.MethodPost, "/client/v4/accounts/a/ai/run/"+c.Model, strings.NewReader(c.Body))
+	request.Header.Set("Content-Type", c.Type)
+	request.Header.Set("Authorization", "Bearer any")
+	answer := httptest.NewRecorder()
+	workersaitest.New(workersaitest.Options{NoLimits: true}).ServeHTTP(answer, request)
+	var in struct {
+		Result struct{ Image, Text string }
+	}
+	if err := json.Unmarshal(answer.Body.Bytes(), &in); err != nil {
+		return "the emulator's own answer cannot be read: " + err.Error()
+	}
+	if end.Kind == tasks.KindTranscription {
+		var out tasks.TranscriptionOutput
+		if err := json.Unmarshal(end.Output, &out); err != nil || out.Text != in.Result.Text {
+			return "its transcript is another task's"
+		}
+		return ""
+	}
+	picture, err := base64.StdEncoding.DecodeString(in.Result.Image)
+	if sum := sha256.Sum256(picture); err != nil || len(end.Artefacts) != 1 || end.Artefacts[0].SHA256 != hex.EncodeToString(sum[:]) {
+		return "its picture is another task's"
+	}
+	return ""
+}
+
+// judgePaid looks for an excuse for each paid call of a task except the last. Calls
+// without an excuse are added to the overpaid ones.
+func (r *run) judgePaid(v *verdict, name, id string, calls []call) {
 	paid := slices.DeleteFunc(slices.Clone(calls), func(c call) bool { return !c.paid() })
 	slices.SortFunc(paid, func(a, b call) int { return a.Start.Compare(b.Start) })
-	var stored time.Time
-	for _, end := range ends {
-		if times := r.front.stored[end.ID]; len(times) > 0 {
-			stored = times[0]
-		}
-	}
 	for i := 0; i+1 < len(paid); i++ {
 		what := fmt.Sprintf("%s: call by worker %d from %s to %s, again by worker %d at %s, stored at %s", name, paid[i].Worker,
-			clock(paid[i].Start), clock(paid[i].End), paid[i+1].Worker, clock(paid[i+1].Start), clock(stored))
-		reason := r.reason(paid[i], paid[i+1], stored)
+			clock(paid[i].Start), clock(paid[i].End), paid[i+1].Worker, clock(paid[i+1].Start), clock(r.storedAfter(paid[i], id)))
+		reason := r.excuse(paid[i], id, paid[i+1].Start)
 		if reason == "" {
 			v.overpaid = append(v.overpaid, what)
 			continue
@@ -175,34 +258,116 @@ func (r *run) judgePaid(v *verdict, name string, calls []call, ends []tasks.Resu
 	}
 }
 
-func clock(t time.Time) string { return t.Format("15:04:05.000") }
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.Format("15:04:05.000")
+}
 
-// reason says why a call had to be paid for again: what happened to it, or to its
-// worker, between its sending and the next call or the storing of its result.
-func (r *run) reason(c, next call, stored time.Time) string {
+// excuse names the fault that made a second paid call at a later time necessary. The
+// fault hit this very call, or its worker before the answer was in the bucket. It returns
+// "" when there is no such fault.
+func (r *run) excuse(c call, id string, next time.Time) string {
 	w := r.fleet.workers[c.Worker]
-	until := next.Start
-	if !stored.IsZero() && stored.Before(until) {
-		until = stored
+	until := r.heldUntil(c, id)
+	if next.Before(until) {
+		until = next
 	}
-	within := func(t time.Time) bool {
-		return !t.IsZero() && t.After(c.Start) && t.Before(until.Add(50*time.Millisecond))
-	}
+	stored := r.storedAfter(c, id)
 	switch {
 	case c.Broken:
 		return "answer broken by the provider"
 	case c.Gone && c.End.Sub(c.Start) > specOf(c).Timeout-time.Second:
 		return "answer not there within the time limit"
-	case within(w.killed):
-		return "worker killed"
-	case r.j.answersLost("worker-provider", w.slot, c.Start, c.End):
-		return "answer lost on the way"
 	case !w.frozen.From.IsZero() && w.frozen.From.Before(until) && w.frozen.To.After(c.Start):
 		return "worker stopped for longer than its lease"
-	case r.j.met("redis forgets", -1, c.Start, until, 0):
-		return "Redis forgot that it ran"
+	case !w.killed.IsZero() && w.killed.Before(until): // also just before its request arrived
+		return "worker killed"
+	case (stored.IsZero() || stored.After(next)) && r.j.answersLost("worker-provider", w.slot, c.Start, c.End):
+		return "answer lost on the way"
 	}
 	return ""
+}
+
+// storedAfter returns when the bucket first accepted a result or a checkpoint of a task
+// after the given call began. It is zero when the bucket accepted none.
+func (r *run) storedAfter(c call, id string) time.Time {
+	for _, at := range r.front.kept[id] {
+		if at.After(c.Start) {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// storeWithin is the time a worker has to store a paid answer while the bucket is
+// healthy. retryWithin is the longest pause before it repeats a failed write.
+const (
+	storeWithin = time.Second
+	retryWithin = 5 * time.Second
+)
+
+// heldUntil returns when a call's answer was in the bucket, or should have been. A worker
+// that dies later does not excuse a second call.
+func (r *run) heldUntil(c call, id string) time.Time {
+	if at := r.storedAfter(c, id); !at.IsZero() {
+		return at
+	}
+	limit := c.End.Add(storeWithin)
+	for _, at := range r.front.failed[id] {
+		if at.After(c.Start) && at.Before(limit) {
+			limit = later(limit, at.Add(retryWithin))
+		}
+	}
+	for _, s := range r.j.on("worker-s3", r.fleet.workers[c.Worker].slot) {
+		if s.From.Before(limit) && (s.To.IsZero() || s.To.After(c.End)) {
+			limit = later(limit, s.To.Add(retryWithin))
+		}
+	}
+	return limit
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// groundless counts how many second calls without a reason the excuses above would
+// accept. Each call is made up and follows a call whose answer arrived and was stored.
+type groundless struct{ calls, excused int }
+
+func (g *groundless) add(more groundless) {
+	g.calls += more.calls
+	g.excused += more.excused
+}
+
+func (g groundless) String() string {
+	return fmt.Sprintf("%d of %d made-up second calls excused", g.excused, g.calls)
+}
+
+// replay makes up second calls after the successful calls of a task during the storm: 1
+// to 36 s after an answer that arrived and was stored.
+func (r *run) replay(id string, calls []call, healed time.Time) groundless {
+	var g groundless
+	for _, c := range calls {
+		stored := r.storedAfter(c, id)
+		if !c.Billed || c.Status != http.StatusOK || c.Broken || c.Gone || c.Start.After(healed) || stored.IsZero() {
+			continue
+		}
+		if slices.ContainsFunc(calls, func(other call) bool { return other.Start.After(c.Start) && other.Start.Before(stored) }) {
+			continue // the checkpoint may belong to the other call
+		}
+		for _, after := range []time.Duration{1, 2, 3, 5, 10, 20, 36} {
+			g.calls++
+			if r.excuse(c, id, later(c.End, stored).Add(after*time.Second)) != "" {
+				g.excused++
+			}
+		}
+	}
+	return g
 }
 
 func specOf(c call) tasks.Spec {
@@ -210,8 +375,12 @@ func specOf(c call) tasks.Spec {
 	return spec
 }
 
-// judgeObjects checks that every object belongs to a result and is what it says.
+// judgeObjects checks that every object belongs to a result and has the right content.
 func (r *run) judgeObjects(ctx context.Context, v *verdict, o *outside) error {
+	forgotten := map[string]bool{}
+	for _, order := range r.producer.orders {
+		forgotten[order.ID] = r.forgotten(order)
+	}
 	of := map[string]tasks.Artefact{}
 	for _, end := range o.ends {
 		for _, a := range end.Artefacts {
@@ -222,8 +391,8 @@ func (r *run) judgeObjects(ctx context.Context, v *verdict, o *outside) error {
 		if err != nil {
 			return err
 		}
-		if info.Key == r.producer.audio || info.Key == "default/doctor/create-only" {
-			continue // the second is left by a worker that died while it tried the bucket
+		if slices.Contains(r.producer.audio, info.Key) || strings.HasPrefix(info.Key, "default/doctor/") {
+			continue // a worker that died during the preflight leaves the second one
 		}
 		a, named := of[info.Key]
 		id, file, _ := strings.Cut(strings.TrimPrefix(info.Key, "default/tasks/"), "/")
@@ -235,8 +404,9 @@ func (r *run) judgeObjects(ctx context.Context, v *verdict, o *outside) error {
 			if why := whole(ctx, o, a); why != "" {
 				v.wrong = append(v.wrong, why)
 			}
-		case ended && (file == "result.json" || file == "task.json" || file == "input.json"):
-		case o.ends[dead].Status == tasks.Failed: // its mark in the list of failures
+		case ended && (file == "result.json" || file == "task.json" || strings.HasPrefix(file, "input.")):
+		case strings.HasPrefix(file, "input.") && forgotten[id]: // only Redis knew which task had this input
+		case o.ends[dead].Status == tasks.Failed: // its entry in the list of dead letters
 		default:
 			v.litter = append(v.litter, info.Key)
 		}
@@ -261,7 +431,7 @@ func whole(ctx context.Context, o *outside, a tasks.Artefact) string {
 	return ""
 }
 
-// judgeKeys checks that Redis holds nothing of tasks that have ended but what expires.
+// judgeKeys checks that Redis keeps only expiring keys of ended tasks.
 func (r *run) judgeKeys(ctx context.Context, v *verdict, o *outside) error {
 	keys := o.redis.Scan(ctx, 0, "*", 1000).Iterator()
 	for keys.Next(ctx) {

@@ -12,14 +12,14 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// edge is one way of one process to one server, where the network can be bad.
+// edge is the network path from one process to one server. Faults are injected into it.
 type edge struct {
 	name  string // "worker-redis"
-	slot  int    // of the worker; -1 is the producer's
+	slot  int    // of the worker; -1 for the producer
 	proxy *toxiproxy.Proxy
 }
 
-// network makes edges.
+// network creates edges.
 type network struct{ server *toxiproxy.ApiServer }
 
 func newNetwork() network {
@@ -34,11 +34,11 @@ func (n network) edge(name string, slot int, to string) (*edge, error) {
 	return &edge{name, slot, p}, nil
 }
 
-// addr is where the process is sent.
+// addr returns the address that the process connects to.
 func (e *edge) addr() string { return e.proxy.Listen }
 
-// toxic is one way a network is bad. Answers get lost in all but latency: the request
-// arrived and was done.
+// toxic is one network fault. All except latency lose answers: the request arrived and
+// was executed.
 type toxic struct {
 	Type       string         `json:"type"`
 	Stream     string         `json:"stream"`
@@ -57,7 +57,7 @@ func randomToxic(rng *rand.Rand) toxic {
 	return toxic{"limit_data", "downstream", map[string]int{"bytes": rng.IntN(4000)}}
 }
 
-// spoil makes an edge bad until the returned func is called.
+// spoil makes an edge faulty until the returned func is called.
 func (e *edge) spoil(j *journal, t toxic) (heal func(), err error) {
 	document, err := json.Marshal(t)
 	if err != nil {
@@ -69,19 +69,19 @@ func (e *edge) spoil(j *journal, t toxic) (heal func(), err error) {
 	}
 	end := j.begin(e.name+" "+t.Type, e.slot, string(document))
 	return func() {
-		_ = e.proxy.Toxics.RemoveToxic(context.Background(), wrapper.Name) // it is there: nobody else removes it
+		_ = e.proxy.Toxics.RemoveToxic(context.Background(), wrapper.Name) // it exists: only this func removes it
 		end()
 	}, nil
 }
 
-// losesAnswers are the toxics after which a request may have been done although its
-// answer never came.
+// losesAnswers lists the toxics after which a request may have been executed although its
+// answer never arrived.
 var losesAnswers = []string{"timeout", "reset_peer", "limit_data"}
 
-// answersLost reports whether answers on an edge may have been lost at a time.
+// answersLost reports whether answers on an edge may have been lost during a period.
 func (j *journal) answersLost(edge string, slot int, from, to time.Time) bool {
 	for _, t := range losesAnswers {
-		if j.met(edge+" "+t, slot, from, to, time.Second) {
+		if j.met(edge+" "+t, slot, from, to, 100*time.Millisecond) {
 			return true
 		}
 	}

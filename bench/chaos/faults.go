@@ -9,8 +9,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// sicken makes one edge at a time bad, a few seconds each, until ctx ends. Gaps are
-// shorter than a lease, so a worker that is alive never loses one to them.
+// sicken makes one edge at a time faulty, for a few seconds each, until ctx ends. Faults
+// are shorter than a lease, so a living worker never loses a lease to one.
 func sicken(ctx context.Context, j *journal, edges []*edge, rng *rand.Rand) error {
 	for ctx.Err() == nil {
 		sleep(ctx, time.Duration(rng.IntN(1500))*time.Millisecond)
@@ -24,7 +24,7 @@ func sicken(ctx context.Context, j *journal, edges []*edge, rng *rand.Rand) erro
 	return nil
 }
 
-// troubleBucket lets the bucket have bad times.
+// troubleBucket makes the bucket fail from time to time.
 func troubleBucket(ctx context.Context, f *bucketFront, rng *rand.Rand) {
 	defer f.sick.Store(0)
 	for ctx.Err() == nil {
@@ -35,8 +35,8 @@ func troubleBucket(ctx context.Context, f *bucketFront, rng *rand.Rand) {
 	}
 }
 
-// troubleRedis kills Redis again and again, and lets it forget: the end of its file, or
-// all. It leaves a Redis that runs.
+// troubleRedis kills Redis repeatedly and makes it lose data: the end of its file, or
+// everything. On return Redis is running.
 func troubleRedis(ctx context.Context, j *journal, r *redisServer, rng *rand.Rand) error {
 	for {
 		sleep(ctx, time.Duration(6+rng.IntN(12))*time.Second)
@@ -54,8 +54,8 @@ func troubleRedis(ctx context.Context, j *journal, r *redisServer, rng *rand.Ran
 	}
 }
 
-// wipe is the one fault of Redis that leaves it running. What is lost with it counts
-// as lost for a moment around it.
+// wipe deletes all data of a running Redis, the only Redis fault without a restart. Tasks
+// accepted shortly before or after the wipe count as lost with it.
 func wipe(ctx context.Context, j *journal, r *redisServer) error {
 	client := redis.NewClient(&redis.Options{Addr: r.addr})
 	defer client.Close()
@@ -69,6 +69,7 @@ func wipe(ctx context.Context, j *journal, r *redisServer) error {
 }
 
 func restart(j *journal, r *redisServer, rng *rand.Rand, n int) error {
+	defer j.begin("redis down", -1, "")()
 	r.kill()
 	down := time.Duration(rng.IntN(3000)) * time.Millisecond
 	switch {

@@ -10,40 +10,40 @@ import (
 	"time"
 )
 
-// failpoints are the instants at which a worker may be made to die.
+// failpoints are the instants at which a worker may be killed.
 var failpoints = []string{
 	"taken", "before-call", "after-call", "after-artefact",
 	"before-result", "after-result", "before-pending-delete", "before-ack",
 }
 
-// fleet is a number of slots in which workers live short lives one after another.
+// fleet is a number of slots. In each slot short-lived workers run one after another.
 type fleet struct {
 	j       *journal
 	binary  string
 	env     []string
 	limits  string
 	slots   []*slot
-	storm   time.Duration // the mean life of a worker
 	mu      sync.Mutex
 	workers []*worker
-	wrong   []string       // what a worker should not have done
-	thaw    sync.WaitGroup // of the zombies
+	wrong   []string       // violations by workers
+	thaw    sync.WaitGroup // waits for the zombies to continue
 }
 
-// slot has its own edges to Redis, bucket and provider.
+// slot has its own edges to Redis, the bucket and the provider.
 type slot struct {
 	number           int
 	redis, store, ai *edge
 	rng              *rand.Rand
+	life             time.Duration // mean lifetime of its workers
 }
 
-// worker is one process.
+// worker is one worker process.
 type worker struct {
 	*process
 	number, slot int
 	started      time.Time
-	killed       time.Time // zero when it ended in another way
-	frozen       span      // when it was stopped and went on
+	killed       time.Time // zero when it was not killed
+	frozen       span      // from SIGSTOP to SIGCONT
 }
 
 func (f *fleet) start(s *slot, failpoint string) (*worker, error) {
@@ -67,7 +67,7 @@ func (f *fleet) start(s *slot, failpoint string) (*worker, error) {
 	return w, nil
 }
 
-// died writes down that a worker was killed.
+// died records that a worker was killed.
 func (f *fleet) died(w *worker, how string) {
 	f.mu.Lock()
 	w.killed = time.Now()
@@ -75,7 +75,7 @@ func (f *fleet) died(w *worker, how string) {
 	f.j.fault(how, fmt.Sprintf("worker %d, pid %d", w.number, w.cmd.Process.Pid))
 }
 
-// live lets workers of a slot come and go until ctx ends, and leaves none behind.
+// live starts and ends workers of a slot until ctx ends, and leaves none running.
 func (f *fleet) live(ctx context.Context, s *slot) error {
 	for ctx.Err() == nil {
 		failpoint := ""
@@ -86,9 +86,9 @@ func (f *fleet) live(ctx context.Context, s *slot) error {
 		if err != nil {
 			return err
 		}
-		life := time.Duration((0.3 + s.rng.ExpFloat64()) * float64(f.storm))
+		life := time.Duration((0.3 + s.rng.ExpFloat64()) * float64(s.life))
 		if failpoint != "" {
-			life *= 3 // it is to come there first
+			life *= 3 // gives it time to reach the failpoint
 		}
 		select {
 		case <-w.done:
@@ -100,7 +100,7 @@ func (f *fleet) live(ctx context.Context, s *slot) error {
 			f.died(w, "kill at "+failpoint[:len(failpoint)-2])
 		case w.ended(0):
 			f.ended(w)
-			sleep(ctx, 500*time.Millisecond) // it could not start: Redis or the bucket is away
+			sleep(ctx, 500*time.Millisecond) // the start failed: Redis or the bucket is unreachable
 		case failpoint == "" && s.rng.IntN(100) < 12:
 			f.drain(w)
 		case failpoint == "" && s.rng.IntN(100) < 6:
@@ -114,8 +114,8 @@ func (f *fleet) live(ctx context.Context, s *slot) error {
 	return nil
 }
 
-// ended judges a worker that ended by itself: it may only do so at its start, when it
-// says that a server cannot be reached.
+// ended checks a worker that ended by itself. That is allowed only at its start, with a
+// message that a server is unreachable.
 func (f *fleet) ended(w *worker) {
 	f.j.note("worker ended", fmt.Sprintf("%d: %s", w.number, w.cmd.ProcessState))
 	if code := w.cmd.ProcessState.ExitCode(); time.Since(w.started) > 15*time.Second || code != 1 && code != 2 {
@@ -123,10 +123,10 @@ func (f *fleet) ended(w *worker) {
 	}
 }
 
-// drainWithin is the longest that a worker with calls under way may take to stop.
+// drainWithin is the longest time in which a worker with running calls must stop.
 const drainWithin = 2 * time.Minute
 
-// drain stops a worker as a deploy does. It must end well.
+// drain stops a worker as a deployment does. The worker must exit cleanly.
 func (f *fleet) drain(w *worker) {
 	f.j.fault("drain by SIGTERM", fmt.Sprintf("worker %d", w.number))
 	w.signal(syscall.SIGTERM)
@@ -142,8 +142,8 @@ func (f *fleet) drain(w *worker) {
 	}
 }
 
-// freeze makes a worker a zombie: stopped for longer than its leases last, it goes on
-// as if nothing had happened, and is killed later.
+// freeze makes a worker a zombie: it is stopped for longer than its leases last, then
+// continues, and is killed later.
 func (f *fleet) freeze(w *worker, d time.Duration) {
 	end := f.j.begin("zombie by SIGSTOP", w.slot, fmt.Sprintf("worker %d", w.number))
 	f.mu.Lock()
@@ -170,7 +170,7 @@ func (f *fleet) complain(format string, args ...any) {
 	f.wrong = append(f.wrong, fmt.Sprintf(format, args...))
 }
 
-// running are the workers that have not ended.
+// running returns the workers that have not ended.
 func (f *fleet) running() []*worker {
 	f.mu.Lock()
 	defer f.mu.Unlock()

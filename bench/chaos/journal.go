@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// journal is the evidence of a run: what was done to the system and when, a JSON object
-// a line, and how often each fault was.
+// journal is the record of a run: each fault and its time, as one JSON object per line,
+// and the number of faults of each sort.
 type journal struct {
 	mu     sync.Mutex
 	dir    string
@@ -20,11 +20,11 @@ type journal struct {
 	spans  []span
 }
 
-// span is a fault with an extent: of one slot, or of all when Slot is -1.
+// span is a fault that lasts. It concerns one slot, or all when Slot is -1.
 type span struct {
 	What     string
 	Slot     int
-	From, To time.Time // To is zero while it lasts
+	From, To time.Time // To is zero while the fault lasts
 }
 
 func openJournal(dir string) (*journal, error) {
@@ -35,7 +35,7 @@ func openJournal(dir string) (*journal, error) {
 	return &journal{dir: dir, file: file, counts: map[string]int{}}, nil
 }
 
-// fault writes down and counts one.
+// fault records and counts an instantaneous fault.
 func (j *journal) fault(what, detail string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -43,7 +43,7 @@ func (j *journal) fault(what, detail string) {
 	j.line(what, detail)
 }
 
-// begin writes down and counts a fault that lasts until the returned func is called.
+// begin records and counts a fault that lasts until the returned func is called.
 func (j *journal) begin(what string, slot int, detail string) (end func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -59,7 +59,7 @@ func (j *journal) begin(what string, slot int, detail string) (end func()) {
 	}
 }
 
-// kills is how many workers were killed so far.
+// kills returns how many workers have been killed so far.
 func (j *journal) kills() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -77,15 +77,15 @@ func (j *journal) line(what, detail string) {
 	_ = json.NewEncoder(j.file).Encode(map[string]string{"at": time.Now().Format(time.RFC3339Nano), "what": what, "detail": detail})
 }
 
-// note writes down what is no fault.
+// note records an event that is not a fault.
 func (j *journal) note(what, detail string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.line(what, detail)
 }
 
-// met reports whether a fault of this sort and slot overlapped a time, give or take
-// margin.
+// met reports whether a fault of this sort and slot overlapped a period, extended by
+// margin on both sides.
 func (j *journal) met(what string, slot int, from, to time.Time, margin time.Duration) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -97,7 +97,20 @@ func (j *journal) met(what string, slot int, from, to time.Time, margin time.Dur
 	return false
 }
 
-// dump writes values to a file of the evidence folder, a line each.
+// on returns the faults of an edge of a slot, of any sort.
+func (j *journal) on(edge string, slot int) []span {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var found []span
+	for _, s := range j.spans {
+		if strings.HasPrefix(s.What, edge+" ") && s.Slot == slot {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// dump writes values to a file of the evidence folder, one per line.
 func dump[T any](j *journal, name string, values []T) error {
 	file, err := os.Create(filepath.Join(j.dir, name))
 	if err != nil {

@@ -1,7 +1,8 @@
-// Command chaos breaks everything at once and counts what comes of it. It starts a real
-// Redis, a real S3 server, the emulator and several worker processes, lets producers
-// work, and for a given time kills workers, Redis and connections at random. Then it
-// heals all, waits until nothing moves, and checks from outside that no task was lost,
+// Command chaos injects many faults at once and checks the outcome. It starts a real
+// Redis, a real S3 server, the emulator and several workers, and producers enqueue tasks.
+// For a given time it kills workers, Redis and connections at random. Then it ends all
+// faults and waits until the system is idle. It checks from outside that each task was
+// kept and has one result, and that every extra paid call is explained by a fault.
 // none has two results, and none was paid for more often than a crash explains.
 //
 //	go run -C bench/chaos . --for 5m
@@ -27,7 +28,8 @@ import (
 )
 
 type options struct {
-	length, quiet, life time.Duration
+	length, quiet       time.Duration
+	life, longLife      time.Duration
 	seed                uint64
 	slots, rate, litter int
 	dir, binary         string
@@ -38,9 +40,10 @@ func main() {
 	var o options
 	flag.DurationVar(&o.length, "for", 2*time.Minute, "how long things go wrong")
 	flag.DurationVar(&o.quiet, "quiet", 3*time.Minute, "how long it may take until all is quiet again")
-	flag.DurationVar(&o.life, "life", 2500*time.Millisecond, "the mean life of a worker, roughly")
+	flag.DurationVar(&o.life, "life", 2500*time.Millisecond, "the mean life of a worker in every third slot, roughly")
+	flag.DurationVar(&o.longLife, "long-life", 15*time.Second, "the mean life of a worker in the other slots")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano())%1_000_000, "of what goes wrong when; the machine has its own part in it")
-	flag.IntVar(&o.slots, "workers", 5, "worker processes at a time")
+	flag.IntVar(&o.slots, "workers", 6, "worker processes at a time")
 	flag.IntVar(&o.rate, "rate", 12, "tasks a second")
 	flag.IntVar(&o.litter, "litter", 0, "how many objects and keys may be left behind: no promise, but each is a bug to look at")
 	flag.StringVar(&o.dir, "dir", "", "folder for the evidence; a temporary one when empty")
@@ -58,7 +61,7 @@ func main() {
 	}
 }
 
-// run is everything of one run.
+// run holds the whole state of one run.
 type run struct {
 	options
 	j        *journal
@@ -69,7 +72,7 @@ type run struct {
 	producer *producer
 	fleet    *fleet
 	edges    []*edge
-	store    storage.Store // the same bucket, as the producer sees it
+	store    storage.Store // the same bucket, as the producer uses it
 	closers  []func()
 }
 
@@ -102,13 +105,13 @@ func chaos(ctx context.Context, o options) (good bool, err error) {
 	if err := r.calm(); err != nil {
 		return false, err
 	}
-	out := &outside{redis: redis.NewClient(&redis.Options{Addr: r.redis.addr}), store: r.store, read: map[string]bool{}, ends: map[string]tasks.Result{}}
+	out := &outside{redis: redis.NewClient(&redis.Options{Addr: r.redis.addr}), store: r.store, read: map[string]bool{}, ends: map[string]tasks.Result{}, forgotten: r.forgotten}
 	defer out.redis.Close()
 	_, left := out.wait(ctx, r.producer.orders, o.quiet, func(left string) { r.j.note("not quiet", left) })
 	toQuiet := time.Since(healed)
 	r.stopAll()
 	calls := r.provider.log()
-	v := r.judge(ctx, out, calls)
+	v := r.judge(ctx, out, calls, healed)
 	if left != "" {
 		v.wrong = append(v.wrong, "not quiet after "+toQuiet.Round(time.Second).String()+": "+left)
 	}
@@ -118,11 +121,11 @@ func chaos(ctx context.Context, o options) (good bool, err error) {
 
 func (r *run) seeded(n uint64) *rand.Rand { return rand.New(rand.NewPCG(r.seed, n)) }
 
-// spoilers is how many edges are bad at a time.
+// spoilers is how many edges are faulty at a time.
 const spoilers = 3
 
-// storm lets everything happen at once for the length of the run. All that was started
-// for it has ended when it returns, but for workers.
+// storm injects all faults for the length of the run. On return everything it started has
+// ended, except workers.
 func (r *run) storm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.length)
 	defer cancel()
@@ -135,7 +138,13 @@ func (r *run) storm(ctx context.Context) error {
 	}
 	g.Go(func() error { return troubleRedis(ctx, r.j, r.redis, r.seeded(20)) })
 	g.Go(func() error { troubleBucket(ctx, r.front, r.seeded(21)); return nil })
-	g.Go(func() error { r.producer.produce(ctx, r.rate); return nil })
+	g.Go(func() error {
+		// It stops early, so that most of the work is done during faults.
+		producing, cancel := context.WithTimeout(ctx, r.length*2/3)
+		defer cancel()
+		r.producer.produce(producing, r.rate)
+		return nil
+	})
 	g.Go(func() error { r.producer.cancelSome(ctx); return nil })
 	g.Go(func() error { r.tell(ctx); return nil })
 	if err := g.Wait(); err != nil {
@@ -145,7 +154,7 @@ func (r *run) storm(ctx context.Context) error {
 	return nil
 }
 
-// everyNth deals out edges, so that nobody spoils one that is spoiled already.
+// everyNth distributes edges so that no edge gets two faults at once.
 func everyNth(edges []*edge, first, n int) []*edge {
 	var dealt []*edge
 	for i := first; i < len(edges); i += n {
@@ -154,7 +163,7 @@ func everyNth(edges []*edge, first, n int) []*edge {
 	return dealt
 }
 
-// tell says now and then that the run goes on.
+// tell reports progress from time to time.
 func (r *run) tell(ctx context.Context) {
 	start := time.Now()
 	for ctx.Err() == nil {
@@ -166,7 +175,7 @@ func (r *run) tell(ctx context.Context) {
 	}
 }
 
-// calm puts workers in place that nobody disturbs. Nothing else is done to help.
+// calm starts workers without faults. It does nothing else to help the recovery.
 func (r *run) calm() error {
 	for _, s := range r.fleet.slots {
 		if _, err := r.fleet.start(s, ""); err != nil {
@@ -176,7 +185,7 @@ func (r *run) calm() error {
 	return nil
 }
 
-// stopAll ends the workers as a deploy does.
+// stopAll stops the workers as a deployment does.
 func (r *run) stopAll() {
 	var g errgroup.Group
 	for _, w := range r.fleet.running() {
@@ -185,7 +194,7 @@ func (r *run) stopAll() {
 	_ = g.Wait()
 }
 
-// keepEvidence writes down what was seen.
+// keepEvidence writes all observations to files.
 func (r *run) keepEvidence(v *verdict, calls []call, o *outside) error {
 	ends := make([]tasks.Result, 0, len(o.ends))
 	for _, end := range o.ends {

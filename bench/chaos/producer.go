@@ -17,25 +17,27 @@ import (
 )
 
 // order is one task as its producer knows it. Its mark is in the payload and in the
-// metadata, so that calls and results lead back to it.
+// metadata, so that calls and results can be matched to it.
 type order struct {
 	Mark      string
 	Kind      tasks.Kind
 	At        time.Time
-	Key       string // idempotency key; empty for none
-	ID        string // as told on acceptance
-	Outcome   string // accepted, unknown, refused
-	Error     string `json:",omitempty"`
-	Bad       bool   // its payload is one that the API refuses
-	Short     bool   // its deadline is near
-	Cancelled bool   // cancel was asked for
+	Key       string   // idempotency key; empty for none
+	ID        string   // from the receipt
+	Outcome   string   // accepted, unknown, refused
+	Error     string   `json:",omitempty"`
+	Bad       bool     // the API refuses its payload
+	Short     bool     // its deadline is near
+	Cancelled bool     // cancel was requested
+	InRedis   bool     // accepted without a record in the bucket
+	texts     []string // of an embedding
 }
 
-// producer makes tasks at random.
+// producer enqueues random tasks.
 type producer struct {
 	client   *tasks.Client
 	emulator *workersaitest.Server
-	audio    string // key of a recording
+	audio    []string // keys of recordings of different lengths
 	rng      *rand.Rand
 	j        *journal
 
@@ -43,7 +45,7 @@ type producer struct {
 	orders []*order
 }
 
-// produce makes about rate tasks a second until ctx ends.
+// produce enqueues about rate tasks per second until ctx ends.
 func (p *producer) produce(ctx context.Context, rate int) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -65,27 +67,27 @@ func (p *producer) produce(ctx context.Context, rate int) {
 	}
 }
 
-// send enqueues some tasks. What has an idempotency key is sent again until its outcome
+// send enqueues some tasks. It repeats those with an idempotency key until their outcome
 // is known, as a careful producer does.
 func (p *producer) send(ctx context.Context, some []*order, requests []tasks.Request) {
 	for try := 0; len(some) > 0 && try < 30; try++ {
 		sending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		accepted, errs := p.client.EnqueueMany(sending, requests)
+		outcomes := p.client.EnqueueMany(sending, requests)
 		cancel()
 		var again []*order
 		var what []tasks.Request
 		p.mu.Lock()
 		for i, o := range some {
-			switch {
-			case errs[i] == nil:
-				if o.ID != "" && o.ID != accepted[i].ID {
+			switch out := outcomes[i]; {
+			case out.Err == nil:
+				if o.ID != "" && o.ID != out.ID {
 					o.Error = "its key led to two tasks: " + o.ID
 				}
-				o.ID, o.Outcome = accepted[i].ID, "accepted"
-			case errors.Is(errs[i], tasks.ErrUnknownOutcome):
-				o.Outcome, o.Error = "unknown", errs[i].Error()
+				o.ID, o.Outcome = out.ID, "accepted"
+			case errors.Is(out.Err, tasks.ErrUnknownOutcome):
+				o.Outcome, o.Error = "unknown", out.Err.Error()
 			case o.Outcome == "":
-				o.Outcome, o.Error = "refused", errs[i].Error()
+				o.Outcome, o.Error = "refused", out.Err.Error()
 			}
 			if o.Key != "" && o.Outcome != "accepted" {
 				again, what = append(again, o), append(what, requests[i])
@@ -99,7 +101,7 @@ func (p *producer) send(ctx context.Context, some []*order, requests []tasks.Req
 	}
 }
 
-// cancelSome asks now and then for the end of a task.
+// cancelSome cancels a task from time to time.
 func (p *producer) cancelSome(ctx context.Context) {
 	for ctx.Err() == nil {
 		sleep(ctx, 2*time.Second)
@@ -117,13 +119,13 @@ func (p *producer) cancelSome(ctx context.Context) {
 		p.mu.Unlock()
 		if o != nil {
 			cancelling, cancel := context.WithTimeout(ctx, 10*time.Second)
-			_ = p.client.Cancel(cancelling, o.ID) // it may have ended, or Redis is away
+			_ = p.client.Cancel(cancelling, o.ID) // the task may have ended, or Redis is unreachable
 			cancel()
 		}
 	}
 }
 
-// order makes one task, and arms what the provider will do to it.
+// order creates one task and sets the faults that its calls will meet.
 func (p *producer) order() (*order, tasks.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -134,6 +136,9 @@ func (p *producer) order() (*order, tasks.Request) {
 	options := []tasks.Option{tasks.WithMetadata(map[string]string{"mark": o.Mark})}
 	if p.rng.IntN(3) == 0 {
 		options = append(options, tasks.WithLane(tasks.Bulk))
+	}
+	if o.InRedis = p.rng.IntN(10) == 0; o.InRedis {
+		options = append(options, tasks.WithDurability(tasks.InRedis))
 	}
 	if p.rng.IntN(2) == 0 {
 		o.Key = "order-" + o.Mark
@@ -159,12 +164,14 @@ func (p *producer) payload(o *order) tasks.Payload {
 		for i := range texts {
 			texts[i] = fmt.Sprintf("%s text %d", o.Mark, i)
 		}
+		o.texts = texts
 		return tasks.Embedding{Texts: texts}
 	case n < 43: // too large for Redis
 		texts := make([]string, 90)
 		for i := range texts {
 			texts[i] = fmt.Sprintf("%s %d %s", o.Mark, i, strings.Repeat("grain ", 40))
 		}
+		o.texts = texts
 		return tasks.Embedding{Texts: texts}
 	case n < 65:
 		return tasks.Translation{Text: "good morning " + o.Mark, TargetLang: "es"}
@@ -177,13 +184,13 @@ func (p *producer) payload(o *order) tasks.Payload {
 		}
 		return tasks.Image{Prompt: prompt}
 	}
-	return tasks.Transcription{Audio: tasks.Audio{Key: p.audio}, InitialPrompt: o.Mark}
+	return tasks.Transcription{Audio: tasks.Audio{Key: p.audio[p.rng.IntN(len(p.audio))]}, InitialPrompt: o.Mark}
 }
 
-// malformed marks an answer that came whole but is of no use, for the witness.
+// malformed marks a complete but unusable answer for the witness.
 const malformed = "X-Malformed"
 
-// arm makes the first calls of a task go wrong at the provider.
+// arm makes the provider fail the first calls of a task.
 func (p *producer) arm(o *order) {
 	f := workersaitest.Fault{Contains: o.Mark, From: 1, To: 1 + p.rng.IntN(2)}
 	what := ""
@@ -205,7 +212,7 @@ func (p *producer) arm(o *order) {
 		f.Body = []string{`{"success":true,"result":null}`, `{"success":true,"result":{"resp`, `<html>`, `{"success":false,"errors":[]}`}[p.rng.IntN(4)]
 	case 7:
 		if o.Kind == tasks.KindEmbedding || o.Kind == tasks.KindImage {
-			return // a long answer, byte by byte, would take longer than the run
+			return // a long answer sent byte by byte would outlast the run
 		}
 		what, f.Trickle, f.To = "trickle", time.Millisecond, 1
 	case 8:
@@ -217,10 +224,10 @@ func (p *producer) arm(o *order) {
 	p.j.fault("provider "+what, o.Mark)
 }
 
-// shortWAV is a quarter of a second of the emulator's recording.
-func shortWAV() []byte {
-	const seconds, header = 4, 44
-	b := bytes.Clone(workersaitest.SampleWAV()[:header+32000/seconds])
+// shortWAV returns the beginning of the emulator's recording, in quarters of a second.
+func shortWAV(quarters int) []byte {
+	const header, quarter = 44, 8000
+	b := bytes.Clone(workersaitest.SampleWAV()[:header+quarters*quarter])
 	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)-8))
 	binary.LittleEndian.PutUint32(b[40:], uint32(len(b)-header))
 	return b

@@ -15,7 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// process is a server of ours; its output is in the evidence folder.
+// process is a server started by this program. Its output goes to the evidence folder.
 type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
@@ -26,18 +26,18 @@ func start(log string, env []string, program string, args ...string) (*process, 
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close() // the process has its own
+	defer out.Close() // the process has its own copy
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, out
-	// A signal from the terminal is for this program, which then stops what it started.
+	// Signals of the terminal go to this program alone, which then stops its processes.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	go func() {
-		_ = cmd.Wait() // how it ended stands in cmd.ProcessState
+		_ = cmd.Wait() // cmd.ProcessState says how it ended
 		close(p.done)
 	}()
 	return p, nil
@@ -45,13 +45,13 @@ func start(log string, env []string, program string, args ...string) (*process, 
 
 func (p *process) signal(s os.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// kill ends it as the machine's failure would.
+// kill sends SIGKILL, as a machine failure would end it.
 func (p *process) kill() {
 	p.signal(syscall.SIGKILL)
 	<-p.done
 }
 
-// ended waits for its end for so long; 0 only looks.
+// ended waits for the end of the process for the given time; 0 returns at once.
 func (p *process) ended(within time.Duration) bool {
 	select {
 	case <-p.done:
@@ -66,8 +66,8 @@ func (p *process) ended(within time.Duration) bool {
 	}
 }
 
-// redisServer is a redis-server with an append-only file, which can be killed, started
-// again and made to forget.
+// redisServer is a redis-server with an append-only file. It can be killed, restarted and
+// made to lose data.
 type redisServer struct {
 	addr, dir, log string
 	*process
@@ -105,7 +105,7 @@ func (r *redisServer) start() (err error) {
 	return errors.New("redis-server does not answer; see " + r.log)
 }
 
-// cut takes the last bytes off the append-only file, as a loss of power does. It gives
+// cut removes the last bytes of the append-only file, as a power failure does. It returns
 // how many.
 func (r *redisServer) cut(most func(int64) int64) (int64, error) {
 	files, err := filepath.Glob(filepath.Join(r.dir, "appendonlydir", "*.incr.aof"))
@@ -121,7 +121,7 @@ func (r *redisServer) cut(most func(int64) int64) (int64, error) {
 	return n, os.Truncate(file, info.Size()-n)
 }
 
-// forget removes its data.
+// forget removes the data of Redis.
 func (r *redisServer) forget() error { return os.RemoveAll(filepath.Join(r.dir, "appendonlydir")) }
 
 // The credentials of the S3 server.

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +22,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// credentials are for the S3 client of this process and of the workers.
+// credentials are for the S3 clients of this process and of the workers.
 func credentials() []string {
 	return []string{"AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + secretKey, "AWS_EC2_METADATA_DISABLED=true"}
 }
@@ -49,7 +51,7 @@ func (r *run) setUp(ctx context.Context) (err error) {
 	r.s3 = s3
 	r.closers = append(r.closers, s3.kill)
 	r.front = newBucketFront(s3Addr, r.j, r.seeded(1))
-	r.provider = &provider{emulator: workersaitest.New(workersaitest.Options{NoLimits: true, Latency: 150 * time.Millisecond})}
+	r.provider = &provider{emulator: workersaitest.New(workersaitest.Options{Limits: limits, Latency: 150 * time.Millisecond, KeepCalls: 1 << 20, KeepBodies: 1 << 30})}
 	frontAddr, err := r.listen(r.front)
 	if err != nil {
 		return err
@@ -64,29 +66,31 @@ func (r *run) setUp(ctx context.Context) (err error) {
 	return r.makeProducer(ctx, frontAddr)
 }
 
-// listen serves on loopback until the run ends.
+// listen serves HTTP on loopback until the run ends.
 func (r *run) listen(h http.Handler) (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
-	go s.Serve(l) //nolint:errcheck // it ends when it is closed
+	go s.Serve(l) //nolint:errcheck // ends when the server is closed
 	r.closers = append(r.closers, func() { _ = s.Close() })
 	return l.Addr().String(), nil
 }
 
-// connect makes the slots of the fleet with an edge to each server.
+// connect creates the slots of the fleet, each with an edge to every server.
 func (r *run) connect(front, provider string) error {
 	r.fleet = &fleet{
-		j: r.j, binary: r.binary, storm: r.life,
-		limits: "embedding=600000,translation=600000,text=600000,image=600000,transcription=600000",
+		j: r.j, binary: r.binary, limits: limitsFlag(),
 		env: append(credentials(),
 			"CLOUDFLARE_ACCOUNT_ID=0123456789abcdef0123456789abcdef", "CLOUDFLARE_API_TOKEN="+canary, "NEURONMILL_DATA_DIR="+r.dir),
 	}
 	n := newNetwork()
 	for i := range r.slots {
-		s := &slot{number: i, rng: r.seeded(uint64(100 + i))}
+		s := &slot{number: i, rng: r.seeded(uint64(100 + i)), life: r.life}
+		if i%3 > 0 {
+			s.life = r.longLife
+		}
 		for _, e := range []struct {
 			to   **edge
 			name string
@@ -111,7 +115,19 @@ func (r *run) connect(front, provider string) error {
 	return nil
 }
 
-// canary is a token that must never be seen in a log.
+// limits are requests per minute. The emulator enforces them and the workers' gates keep
+// them. They are slightly above the producer's rate, so that tasks wait at the gates.
+var limits = map[string]int{"embedding": 600, "translation": 240, "text": 240, "image": 240, "transcription": 240}
+
+func limitsFlag() string {
+	var parts []string
+	for _, kind := range slices.Sorted(maps.Keys(limits)) {
+		parts = append(parts, fmt.Sprintf("%s=%d", kind, limits[kind]))
+	}
+	return strings.Join(parts, ",")
+}
+
+// canary is a token that must never appear in a log.
 const canary = "canary-token-that-must-not-leak"
 
 func (r *run) makeProducer(ctx context.Context, front string) error {
@@ -130,7 +146,14 @@ func (r *run) makeProducer(ctx context.Context, front string) error {
 	r.store = store
 	r.producer = &producer{
 		client: tasks.NewClient(tasks.Config{Redis: client, Store: store}), emulator: r.provider.emulator,
-		audio: "default/files/recording.wav", rng: r.seeded(2), j: r.j,
+		rng: r.seeded(2), j: r.j,
 	}
-	return store.Put(ctx, r.producer.audio, bytes.NewReader(shortWAV()), "audio/wav")
+	for quarters := 1; quarters <= 5; quarters += 2 {
+		key := fmt.Sprintf("default/files/recording-%d.wav", quarters)
+		if err := store.Put(ctx, key, bytes.NewReader(shortWAV(quarters)), "audio/wav"); err != nil {
+			return err
+		}
+		r.producer.audio = append(r.producer.audio, key)
+	}
+	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// report prints the table of a run, and what is wrong, the first of each sort.
+// report prints the table of a run and the violations, the first of each sort.
 func (r *run) report(v *verdict, toQuiet time.Duration) {
 	r.checkLogs(v)
 	row := func(name, format string, args ...any) {
@@ -27,9 +27,11 @@ func (r *run) report(v *verdict, toQuiet time.Duration) {
 	}
 	row("lost", "%d", len(v.lost))
 	row("double results", "%d", len(v.double))
-	row("calls", "%d, paid %d", v.calls, v.paid)
+	row("calls", "%d, paid %d, of these %d while things went wrong", v.calls, v.paid, v.inStorm)
+	row("throttled calls", "%d", v.throttled)
 	row("paid again, allowed", "%s", list(v.again))
 	row("paid calls over the allowance", "%d", len(v.overpaid))
+	row("width of the excuses", "%s", v.groundless)
 	row("failures without a reason", "%d", len(v.unexplained))
 	row("litter", "%d", len(v.litter))
 	row("otherwise wrong", "%d", len(v.wrong))
@@ -43,9 +45,9 @@ func (r *run) report(v *verdict, toQuiet time.Duration) {
 	}
 }
 
-// checkLogs looks for what no log may hold.
+// checkLogs searches the workers' logs for forbidden content.
 func (r *run) checkLogs(v *verdict) {
-	files, _ := filepath.Glob(filepath.Join(r.dir, "worker-*.log")) // the pattern is well formed
+	files, _ := filepath.Glob(filepath.Join(r.dir, "worker-*.log")) // the pattern is valid
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		switch {
@@ -59,7 +61,7 @@ func (r *run) checkLogs(v *verdict) {
 	}
 }
 
-// group gives the counts of the faults of one sort, by the rest of their names.
+// group returns the counts of the faults of one sort, by the rest of their names.
 func (j *journal) group(sort string) map[string]int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -72,7 +74,7 @@ func (j *journal) group(sort string) map[string]int {
 	return counts
 }
 
-// list writes counts in the order of their names.
+// list formats counts in the order of their names.
 func list(counts map[string]int) string {
 	if len(counts) == 0 {
 		return "none"

@@ -15,25 +15,27 @@ import (
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 )
 
-// call is one inference as it was seen between a worker and the provider.
+// call is one inference as observed between a worker and the provider.
 type call struct {
 	Worker     int
 	Start, End time.Time
-	Broken     bool // the provider broke its answer off, or sent nonsense
-	Gone       bool // the worker was gone before the answer was out
+	Broken     bool // the provider broke off its answer, or sent an unusable one
+	Gone       bool // the worker disconnected before the answer was complete
 	Status     int
 	Code       int
 	Billed     bool
 	Kind       string
+	Model      string
+	Type       string `json:"-"` // of the body
 	Body       string `json:"-"`
 }
 
-// paid reports whether the call costs money: also one whose caller was gone before
-// the emulator was done, since the real one would have run it.
+// paid reports whether the call costs money. A call whose caller disconnected before the
+// emulator finished counts too, since the real API would have run it.
 func (c call) paid() bool { return c.Billed || c.Status == 0 }
 
-// provider is the emulator with a witness before it. Workers come by a path that
-// begins with their number.
+// provider is the emulator behind a proxy that observes all calls. Workers use a path
+// that begins with their number.
 type provider struct {
 	emulator *workersaitest.Server
 	mu       sync.Mutex
@@ -65,8 +67,8 @@ func (p *provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.emulator.ServeHTTP(w, r)
 }
 
-// log joins what the witness saw with what the emulator says of it. Calls that never
-// became an inference (the worker died while it sent) are left out.
+// log joins the observed calls with the emulator's log. It leaves out calls that never
+// became an inference, because the worker died while it sent.
 func (p *provider) log() []call {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,31 +80,34 @@ func (p *provider) log() []call {
 		}
 		c := *p.calls[i]
 		c.Status, c.Code, c.Billed, c.Kind, c.Body = r.Status, r.Code, r.Billed, r.Kind, string(r.Body)
+		c.Model, c.Type = r.Model, r.Header.Get("Content-Type")
 		calls = append(calls, c)
 	}
 	return calls
 }
 
-// bucketFront stands before the S3 server: it fails on demand, and remembers when each
-// result was stored.
+// bucketFront is a proxy before the S3 server. It fails on demand, and records when each
+// result and each checkpoint was stored.
 type bucketFront struct {
 	proxy *httputil.ReverseProxy
-	sick  atomic.Int64 // percent of requests that go wrong
+	sick  atomic.Int64 // percent of requests that fail
 	j     *journal
 
 	mu     sync.Mutex
 	rng    *rand.Rand
-	stored map[string][]time.Time // by task id
-	wrong  []string               // what must never happen to a result
+	stored map[string][]time.Time // results, by task id
+	kept   map[string][]time.Time // results and checkpoints, by task id
+	failed map[string][]time.Time // failed writes of a task's objects
+	wrong  []string               // violations: events that must never happen to a result
 }
 
 func newBucketFront(addr string, j *journal, rng *rand.Rand) *bucketFront {
-	f := &bucketFront{j: j, rng: rng, stored: map[string][]time.Time{}}
+	f := &bucketFront{j: j, rng: rng, stored: map[string][]time.Time{}, kept: map[string][]time.Time{}, failed: map[string][]time.Time{}}
 	target := &url.URL{Scheme: "http", Host: addr}
 	f.proxy = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
-			r.Out.Host = r.In.Host // it is signed
+			r.Out.Host = r.In.Host // the signature covers it
 		},
 		ModifyResponse: f.see,
 		Transport:      &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
@@ -113,20 +118,26 @@ func newBucketFront(addr string, j *journal, rng *rand.Rand) *bucketFront {
 	return f
 }
 
-// resultOf gives the id of the task whose result a path names.
-func resultOf(path string) (id string, ok bool) {
-	_, rest, found := strings.Cut(path, "/default/tasks/")
-	id, name, _ := strings.Cut(rest, "/")
-	return id, found && name == "result.json"
+// objectOf returns the task and the object name of a path. The id is empty when the path
+// belongs to no task.
+func objectOf(path string) (id, name string) {
+	_, rest, _ := strings.Cut(path, "/default/tasks/")
+	id, name, _ = strings.Cut(rest, "/")
+	return id, name
 }
 
 func (f *bucketFront) see(r *http.Response) error {
-	id, ok := resultOf(r.Request.URL.Path)
-	if !ok || r.StatusCode/100 != 2 || r.Request.Method == http.MethodGet || r.Request.Method == http.MethodHead {
+	id, name := objectOf(r.Request.URL.Path)
+	checkpoint := strings.HasPrefix(name, "answer") && r.Request.Method == http.MethodPut
+	if name != "result.json" && !checkpoint || r.StatusCode/100 != 2 || r.Request.Method == http.MethodGet || r.Request.Method == http.MethodHead {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.kept[id] = append(f.kept[id], time.Now())
+	if checkpoint {
+		return nil
+	}
 	if r.Request.Method != http.MethodPut || r.Request.Header.Get("If-None-Match") != "*" {
 		f.wrong = append(f.wrong, fmt.Sprintf("%s of the result of %s without If-None-Match", r.Request.Method, id))
 	}
@@ -144,6 +155,11 @@ func (f *bucketFront) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.roll(100) >= int(f.sick.Load()) {
 		f.proxy.ServeHTTP(w, r)
 		return
+	}
+	if id, _ := objectOf(r.URL.Path); r.Method == http.MethodPut && id != "" {
+		f.mu.Lock()
+		f.failed[id] = append(f.failed[id], time.Now())
+		f.mu.Unlock()
 	}
 	switch f.roll(5) {
 	case 0:
@@ -180,7 +196,7 @@ func refuse(w http.ResponseWriter, status int, code string) {
 	fmt.Fprintf(w, "<Error><Code>%s</Code><Message>chaos</Message></Error>", code)
 }
 
-// swallow is where a lost answer goes.
+// swallow discards an answer that is to be lost.
 type swallow struct{ header http.Header }
 
 func (s swallow) Header() http.Header       { return s.header }

@@ -8,15 +8,15 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// Plot is drawn as an SVG. It has bars, one set a label, or else lines or points.
+// Plot is drawn as an SVG. It has bars, one set per label, or else lines or points.
 type Plot struct {
 	Title, X, Y string
 	Labels      []string // of the sets of bars
-	Bars        []Series // Y values only, one a label
+	Bars        []Series // Y values only, one per label
 	Lines       []Series
 	Points      []Series
 	Rows        []string // names for Y = 0, 1, ... instead of numbers
-	MaxY        float64  // 0 means as the data need
+	MaxY        float64  // 0 derives it from the data
 }
 
 // Series is a named set of points.

@@ -1,5 +1,4 @@
-// Package report keeps the figures of measurements and makes the page and its plots
-// from them.
+// Package report keeps the figures of measurements and generates the page and its plots.
 package report
 
 import (
@@ -15,7 +14,7 @@ import (
 // Kept is benchmarks.json: the last run of each measurement, by name.
 type Kept map[string]Run
 
-// Run is how figures came about.
+// Run describes one run of a measurement.
 type Run struct {
 	Command string          `json:"command"`
 	On      string          `json:"on"` // a date
@@ -24,13 +23,13 @@ type Run struct {
 	Figures json.RawMessage `json:"figures"`
 }
 
-// Section is a measurement for people.
+// Section is a measurement prepared for the page.
 type Section struct {
 	Title  string
-	About  string // what was done, in Markdown
+	About  string // description of the measurement, in Markdown
 	Tables []Table
 	Checks []Check
-	Plot   *Plot // nil when there is nothing to draw
+	Plot   *Plot // nil for no plot
 }
 
 // Table has a head and rows of the same length.
@@ -39,18 +38,18 @@ type Table struct {
 	Rows [][]string
 }
 
-// Check is a figure that has a target.
+// Check is a figure with a target.
 type Check struct {
 	What   string
 	Target string
 	Got    string
 	Pass   bool
-	// Loaded figures depend on what else the machine does, and are not held against
-	// their target in a quick run.
+	// Loaded figures depend on the load of the machine. A quick run does not compare them
+	// with their target.
 	Loaded bool
 }
 
-// Missed counts the targets that were missed.
+// Missed counts the missed targets.
 func (s Section) Missed(quick bool) int {
 	n := 0
 	for _, c := range s.Checks {
@@ -61,7 +60,7 @@ func (s Section) Missed(quick bool) int {
 	return n
 }
 
-// Markdown is the section without its plot.
+// Markdown returns the section without its plot.
 func (s Section) Markdown(quick bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## %s\n\n", s.Title)
@@ -109,7 +108,7 @@ type Shown struct {
 
 const file = "benchmarks.json"
 
-// Load reads what is kept in a folder; nothing is no error.
+// Load reads the kept figures of a folder. A missing file is not an error.
 func Load(docs string) (Kept, error) {
 	kept := Kept{}
 	raw, err := os.ReadFile(filepath.Join(docs, file))
@@ -134,7 +133,7 @@ This page is written by the program in ` + "`bench/`" + `, from the figures in [
 
 `
 
-// Write keeps the figures and writes the page and its plots.
+// Write stores the figures and writes the page and its plots.
 func Write(docs string, kept Kept, sections []Shown) error {
 	if err := os.MkdirAll(docs, 0o755); err != nil {
 		return err

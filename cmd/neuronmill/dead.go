@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/objects"
+	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
@@ -19,22 +20,28 @@ type deadCmd struct {
 	Drop  deadDropCmd  `cmd:"" help:"Take failed tasks off the list for good; their results stay."`
 }
 
-// deadFilter chooses among failed tasks.
-type deadFilter struct {
-	Code  string     `placeholder:"attempts_exhausted" help:"Only those that failed with this code."`
-	Kind  tasks.Kind `help:"Only this kind."`
-	Limit int        `help:"At most so many; 0 means all."`
+// Help is shown by --help.
+func (deadCmd) Help() string {
+	return examples("neuronmill dead ls", "neuronmill dead retry --all --code attempts_exhausted") + `
+Failed tasks are kept, each with its result document, until they are run again or dropped.`
 }
 
-// each calls do for every failed task that the filter lets through.
-func (f deadFilter) each(g *globals, stack *app.Stack, do func(tasks.Dead) error) error {
+// deadFilter selects failed tasks.
+type deadFilter struct {
+	Code  string     `placeholder:"attempts_exhausted" help:"Only those that failed with this code."`
+	Kind  tasks.Kind `placeholder:"KIND" help:"Only this kind."`
+	Limit int        `placeholder:"N" help:"At most so many; all when left out."`
+}
+
+// each calls do for every failed task that matches the filter.
+func (f deadFilter) each(g *globals, stack *app.Stack, do func(tasks.DeadLetter) error) error {
 	if f.Limit < 0 {
 		return app.Usage(errors.New("--limit wants a number from 0"))
 	}
 	if _, known := tasks.SpecOf(f.Kind); f.Kind != "" && !known {
 		return app.Usage(fmt.Errorf("--kind: there is no kind %q", f.Kind))
 	}
-	for d, err := range stack.Client.Dead(g.ctx, tasks.DeadFilter{Kind: f.Kind, Code: f.Code, Limit: f.Limit}) {
+	for d, err := range stack.Client.DeadLetters(g.ctx, tasks.DeadLetterFilter{Kind: f.Kind, Code: f.Code, Limit: f.Limit}) {
 		if err == nil {
 			err = do(d)
 		}
@@ -52,10 +59,8 @@ type deadLsCmd struct {
 
 // Help is shown by --help.
 func (deadLsCmd) Help() string {
-	return `Tasks that failed for good, with the code that says why:
-
-  neuronmill dead ls --kind text
-  neuronmill dead ls --code attempts_exhausted --json`
+	return examples("neuronmill dead ls --kind text", "neuronmill dead ls --code attempts_exhausted --json") + `
+Tasks that failed for good, with the code that says why.`
 }
 
 // Run lists failed tasks.
@@ -67,39 +72,41 @@ func (c *deadLsCmd) Run(g *globals) error {
 	defer stack.Close()
 	if c.JSON {
 		encoder := json.NewEncoder(g.stdout)
-		return c.each(g, stack, func(d tasks.Dead) error { return encoder.Encode(d) })
+		return c.each(g, stack, func(d tasks.DeadLetter) error { return encoder.Encode(d) })
 	}
-	w := tabwriter.NewWriter(g.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tKIND\tCODE\tFAILED\tMESSAGE")
-	err = c.each(g, stack, func(d tasks.Dead) error {
-		_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.ID, d.Kind, d.Error.Code, d.FailedAt.Format(time.RFC3339), d.Error.Message)
-		return err
+	t := newTable(column{name: "ID", shorten: shortIDs}, column{name: "KIND"}, column{name: "CODE"}, column{name: "FAILED", shorten: shortTimes},
+		column{name: "MESSAGE", least: 10})
+	err = c.each(g, stack, func(d tasks.DeadLetter) error {
+		t.add(d.ID, d.Kind, d.Error.Code, d.FailedAt.Format(time.RFC3339), d.Error.Message)
+		return nil
 	})
-	return errors.Join(err, w.Flush())
+	return errors.Join(err, t.print(g.stdout))
 }
 
 type deadShowCmd struct {
-	ID string `arg:""`
+	ID string `arg:"" help:"As enqueue prints it, or its beginning."`
 }
 
 // Help is shown by --help.
 func (deadShowCmd) Help() string {
-	return `The task as it was accepted, then its result document:
-
-  neuronmill dead show t_01a20ef874267941adb4e9ec016f1db6`
+	return examples("neuronmill dead show t_01a20ef874267941") + `
+The task as it was accepted, then its result document.`
 }
 
 // Run prints the failed task, then its result.
 func (c *deadShowCmd) Run(g *globals) error {
-	stack, err := client(g)
+	stack, id, err := openTask(g, c.ID)
 	if err != nil {
 		return err
 	}
 	defer stack.Close()
 	for _, name := range []string{"task.json", "result.json"} {
-		body, err := stack.Store.Get(g.ctx, tasks.ArtefactKey("default", c.ID, name))
+		body, err := stack.Store.Get(g.ctx, objects.ArtefactKey(objects.DefaultTenant, id, name))
+		if errors.Is(err, storage.ErrNotFound) {
+			return fmt.Errorf("%s is not a failed task: it has no %s", id, name)
+		}
 		if err != nil {
-			return fmt.Errorf("%s of %s: %w", name, c.ID, err)
+			return fmt.Errorf("%s of %s: %w", name, id, err)
 		}
 		_, err = io.Copy(g.stdout, body)
 		body.Close()
@@ -112,17 +119,15 @@ func (c *deadShowCmd) Run(g *globals) error {
 }
 
 type deadRetryCmd struct {
-	IDs []string `arg:"" optional:"" name:"id"`
+	IDs []string `arg:"" optional:"" name:"id" help:"As enqueue prints them, or their beginnings."`
 	All bool     `help:"All that the other flags let through."`
 	deadFilter
 }
 
 // Help is shown by --help.
 func (deadRetryCmd) Help() string {
-	return `A result is never rewritten: each new task has an id of its own.
-
-  neuronmill dead retry t_01a20ef874267941adb4e9ec016f1db6
-  neuronmill dead retry --all --code attempts_exhausted`
+	return examples("neuronmill dead retry t_01a20ef874267941", "neuronmill dead retry --all --code attempts_exhausted") + `
+A result is never rewritten: each new task has an id of its own, which is printed.`
 }
 
 // Run enqueues failed tasks again.
@@ -137,18 +142,15 @@ func (c *deadRetryCmd) Run(g *globals) error {
 }
 
 type deadDropCmd struct {
-	IDs []string `arg:"" optional:"" name:"id"`
+	IDs []string `arg:"" optional:"" name:"id" help:"As enqueue prints them, or their beginnings."`
 	All bool     `help:"All that the other flags let through."`
 	deadFilter
 }
 
 // Help is shown by --help.
 func (deadDropCmd) Help() string {
-	return `What is removed: the entry in the list, the task and its input, so that it cannot be run again.
-What stays: its result document, which is final.
-
-  neuronmill dead drop t_01a20ef874267941adb4e9ec016f1db6
-  neuronmill dead drop --all --kind image`
+	return examples("neuronmill dead drop t_01a20ef874267941", "neuronmill dead drop --all --kind image") + `
+What is removed: the entry in the list, the task and its input, so that it cannot be run again. What stays: its result document, which is final.`
 }
 
 // Run drops failed tasks.
@@ -158,8 +160,8 @@ func (c *deadDropCmd) Run(g *globals) error {
 	})
 }
 
-// onDead does something to the failed tasks named, or to all that the filter lets
-// through. One that fails does not stop the others.
+// onDead calls do for the failed tasks with the given ids, or for all that match the
+// filter. It continues after a failure.
 func onDead(g *globals, ids []string, all bool, f deadFilter, done string, do func(*app.Stack, string) error) error {
 	if all == (len(ids) > 0) {
 		return app.Usage(errors.New("name tasks by id, or choose them by --all (task retry: --failed) with --code, --kind and --limit"))
@@ -179,13 +181,19 @@ func onDead(g *globals, ids []string, all bool, f deadFilter, done string, do fu
 		good++
 		return nil
 	}
-	for _, id := range ids {
+	for _, typed := range ids {
+		id, err := resolve(g.ctx, stack, typed)
+		if err != nil {
+			bad++
+			fmt.Fprintln(g.stderr, err)
+			continue
+		}
 		if err := one(id); err != nil {
 			return err
 		}
 	}
 	if all {
-		if err := f.each(g, stack, func(d tasks.Dead) error { return one(d.ID) }); err != nil {
+		if err := f.each(g, stack, func(d tasks.DeadLetter) error { return one(d.ID) }); err != nil {
 			return err
 		}
 	}

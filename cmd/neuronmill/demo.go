@@ -8,10 +8,10 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 )
@@ -20,47 +20,59 @@ type demoCmd struct{}
 
 // Help is shown by --help.
 func (demoCmd) Help() string {
-	return `One process brings an embedded Redis, a folder as the bucket and a worker, does eight tasks, says where their results
-lie, and ends. The emulator of Workers AI answers, unless CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN name an account:
-
-  neuronmill demo`
+	return examples("neuronmill demo") + `
+One process brings an embedded Redis, a folder as the bucket and a worker, does eight tasks, says where their results lie, and ends. The emulator of Workers AI answers, unless
+CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN name an account.`
 }
 
-// Run does a task of every kind on embedded defaults, whatever is set; only the account
-// of the settings is used.
+// Run executes a task of every kind with the embedded defaults; of the settings it uses
+// only the account. It keeps the folder with the results if there are any.
 func (c *demoCmd) Run(g *globals) error {
 	dir, err := os.MkdirTemp("", "neuronmill-demo-")
 	if err != nil {
 		return fmt.Errorf("make a folder: %w", err)
 	}
+	done := false
+	defer func() {
+		if !done {
+			_ = os.RemoveAll(dir) // a leftover is in the folder for temporary files
+		}
+	}()
 	g.settings.RedisURL, g.settings.StoreURL, g.settings.DataDir = "embedded:", "file:"+filepath.Join(dir, "bucket"), dir
-	g.log = app.Logger(g.stderr, "warn")
-	stack, err := app.Open(g.ctx, g.settings, false, g.log)
+	g.log = app.Logger(g.logs, "warn")
+	results, err := c.work(g)
 	if err != nil {
 		return err
+	}
+	done = true
+	return c.table(g, results, dir)
+}
+
+// work executes the demo's tasks. Redis and the worker have stopped when it returns.
+func (c *demoCmd) work(g *globals) ([]*tasks.Result, error) {
+	stack, err := app.Open(g.ctx, g.settings, false, g.log)
+	if err != nil {
+		return nil, err
 	}
 	defer stack.Close()
 	fmt.Fprintf(g.stderr, "redis: %s\nbucket: %s\n", stack.Redis.Description, stack.Bucket)
 	stop, err := startWorker(g, stack, func(err error) { g.log.Error("the worker stopped", "error", err) })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer stop()
-	const audio = "default/files/demo/clip.wav"
+	const audio = objects.DefaultTenant + "/files/demo/clip.wav"
 	if err := stack.Store.Put(g.ctx, audio, bytes.NewReader(workersaitest.SampleWAV()), "audio/wav"); err != nil {
-		return err
+		return nil, err
 	}
-	accepted, errs := stack.Client.EnqueueMany(g.ctx, demoTasks(audio))
-	for _, err := range errs {
-		if err != nil {
-			return err
+	var accepted []tasks.Receipt
+	for _, out := range stack.Client.EnqueueMany(g.ctx, demoTasks(audio)) {
+		if out.Err != nil {
+			return nil, out.Err
 		}
+		accepted = append(accepted, out.Receipt)
 	}
-	results, err := c.wait(g, stack, accepted)
-	if err != nil {
-		return err
-	}
-	return c.table(g, results, filepath.Join(dir, "bucket"))
+	return c.wait(g, stack, accepted)
 }
 
 func demoTasks(audio string) []tasks.Request {
@@ -68,7 +80,7 @@ func demoTasks(audio string) []tasks.Request {
 		"function": {"name": "weather", "description": "look up the weather", "parameters": {"type": "object",
 		"properties": {"city": {"type": "string", "description": "name of the city"}}, "required": ["city"]}}}]}`))
 	if err != nil {
-		panic(err) // it is a constant
+		panic(err) // the input is a constant
 	}
 	payloads := []tasks.Payload{
 		tasks.Transcription{Audio: tasks.Audio{Key: audio}},
@@ -87,7 +99,7 @@ func demoTasks(audio string) []tasks.Request {
 	return requests
 }
 
-func (c *demoCmd) wait(g *globals, stack *app.Stack, accepted []tasks.Accepted) ([]*tasks.Result, error) {
+func (c *demoCmd) wait(g *globals, stack *app.Stack, accepted []tasks.Receipt) ([]*tasks.Result, error) {
 	ctx, cancel := context.WithTimeout(g.ctx, 5*time.Minute)
 	defer cancel()
 	var results []*tasks.Result
@@ -96,14 +108,14 @@ func (c *demoCmd) wait(g *globals, stack *app.Stack, accepted []tasks.Accepted) 
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(g.stderr, "%d of %d  %-13s  %s\n", i+1, len(accepted), a.Kind, glance(r))
+		fmt.Fprintf(g.stderr, "%d of %d  %-13s  %s\n", i+1, len(accepted), a.Kind, glance(g.settings, r))
 		results = append(results, r)
 	}
 	return results, nil
 }
 
-// glance is a result in a few words.
-func glance(r *tasks.Result) string {
+// glance returns a short summary of a result.
+func glance(settings app.Settings, r *tasks.Result) string {
 	if r.Status == tasks.Failed {
 		return r.Error.Error()
 	}
@@ -120,32 +132,33 @@ func glance(r *tasks.Result) string {
 			return fmt.Sprintf("asks for %s(%s)", out.ToolCalls[0].Name, out.ToolCalls[0].Arguments)
 		}
 	}
-	const most = 60
-	text := strings.Join(strings.Fields(mainResult(r)), " ")
+	const most = 50
+	text := strings.Join(strings.Fields(mainResult(settings, r)), " ")
 	if runes := []rune(text); len(runes) > most {
 		return string(runes[:most]) + "…"
 	}
 	return text
 }
 
-func (c *demoCmd) table(g *globals, results []*tasks.Result, bucket string) error {
-	w := tabwriter.NewWriter(g.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nID\tKIND\tMODEL\tTOOK\tNEURONS\tRESULT")
+func (c *demoCmd) table(g *globals, results []*tasks.Result, dir string) error {
+	t := newTable(column{name: "ID", shorten: shortIDs}, column{name: "KIND"}, column{name: "MODEL", shorten: shortModels, least: 12},
+		column{name: "TOOK"}, column{name: "NEURONS"})
 	failed := 0
 	for _, r := range results {
 		took := r.FinishedAt.Sub(r.CreatedAt).Round(time.Millisecond)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.2f\t%s\n", r.ID, r.Kind, r.Model, took, r.Usage.Neurons, tasks.ResultKey("default", r.ID))
+		t.add(r.ID, r.Kind, r.Model, took, fmt.Sprintf("%.2f", r.Usage.Neurons))
 		if r.Status != tasks.Completed {
 			failed++
 		}
 	}
-	if err := w.Flush(); err != nil {
+	fmt.Fprintln(g.stdout)
+	if err := t.print(g.stdout); err != nil {
 		return err
 	}
-	fmt.Fprintf(g.stdout, "\nThe results lie below %s, the first one:\n\n  cat %s\n\n",
-		bucket, filepath.Join(bucket, tasks.ResultKey("default", results[0].ID)))
+	fmt.Fprintf(g.stdout, "\nEach result lies in a folder of its own; the first one:\n\n  cat %s\n\nAll of it is left in %s\nTo remove it: rm -r %s\n",
+		located(g.settings, objects.ResultKey(objects.DefaultTenant, results[0].ID)), dir, dir)
 	if g.settings.AccountID == "" {
-		fmt.Fprintln(g.stdout, "The emulator of Workers AI answered. To use a real account set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN.")
+		fmt.Fprintf(g.stdout, "\n%s\n", fitted(g.stdout, "The emulator of Workers AI answered. To use a real account set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN."))
 	}
 	if failed > 0 {
 		return &app.Exit{Code: app.ExitFailed, Err: fmt.Errorf("%d of %d tasks failed", failed, len(results))}

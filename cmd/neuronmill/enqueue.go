@@ -10,27 +10,34 @@ import (
 )
 
 type enqueueCmd struct {
-	kinds[enqueueOne]
+	kinds[enqueueOne, enqueueOne]
 }
 
 // Help is shown by --help.
 func (enqueueCmd) Help() string {
-	return `One id a line on stdout. With - each line of stdin is an input; any number of them pass in little memory:
+	return examples(
+		`neuronmill enqueue text "Name three rivers" --deadline 10m`,
+		`neuronmill enqueue embedding - --lane bulk < titles.txt > ids.txt`,
+		`neuronmill enqueue text --payload - --idempotency-key monday < rows.jsonl`,
+		`neuronmill task wait - < ids.txt > results.jsonl`,
+	) + `
+One id a line on stdout. With - each line of stdin is an input; any number of them pass in little memory. A blank line is no input.
 
-  neuronmill enqueue text "Name three rivers" --deadline 10m
-  neuronmill enqueue embedding - --lane bulk < titles.txt > ids.txt
-  neuronmill enqueue text --payload - --idempotency-key monday < requests.jsonl
+A row may have a key of yours: a payload as a member of its own, {"key": "row-17", "prompt": "..."}, any other line with --keyed as row-17, a tab and the input.
+The key is printed behind the id, with a tab between, and comes back as metadata.key of the result.
 
-A bad line is told with its number and the others go on; the exit code is 1 then, or 2 where nothing was accepted.
-neuronmill task wait ID waits for a result.`
+A bad line is told with its number and the others go on. Exit code 0: all accepted; 1: some not accepted; 2: none accepted, since all were refused.`
 }
 
 type enqueueOne struct{}
 
-// chunk is how many inputs go to the client at a time.
+func (enqueueOne) verb() string { return "enqueue" }
+func (enqueueOne) file() string { return "" }
+
+// chunk is how many inputs one call of the client accepts.
 const chunk = 200
 
-// enqueue puts the inputs into the queue, a chunk in one round trip.
+// enqueue enqueues the inputs, one chunk per round trip.
 func (c kindCmd[F, C]) enqueue(g *globals) error {
 	if err := c.check(g); err != nil {
 		return err
@@ -40,46 +47,48 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 		return app.Usage(err)
 	}
 	defer stack.Close()
-	bar := newProgress(g.stderr, "accepted", c.total(g))
+	bar := newProgress(g, "accepted", c.total(g))
 	defer bar.stop()
 	var (
 		tally    counts
 		requests []tasks.Request
-		lines    []int
+		rows     []parsed
 		broken   error
 	)
-	told := func(n int, err error) {
+	told := func(p parsed, err error) {
 		tally.add(err)
 		switch {
 		case err == nil:
 			bar.add(1)
-		case !refusal(err) && broken == nil:
-			broken = fmt.Errorf("%w; what was accepted before stays accepted, and with --idempotency-key the whole can be repeated", c.at(n, err))
 		case refusal(err):
-			bar.say(g.stderr, "neuronmill: %s", c.at(n, err))
+			bar.say("neuronmill: %s", c.at(p, err))
+		case broken == nil:
+			broken = fmt.Errorf("%w; what was accepted before stays accepted, and with --idempotency-key the whole can be repeated", c.at(p, err))
 		}
 	}
 	flush := func() {
-		// Ctrl-C comes before or after it, so that nobody need ask which tasks run.
-		accepted, errs := stack.Client.EnqueueMany(context.WithoutCancel(g.ctx), requests)
-		for i, err := range errs {
-			if err == nil {
-				fmt.Fprintln(g.stdout, accepted[i].ID)
+		// Ctrl-C does not interrupt a call, so that no outcome is unknown.
+		for i, out := range stack.Client.EnqueueMany(context.WithoutCancel(g.ctx), requests) {
+			if out.Err == nil {
+				bar.print(g.stdout, idLine(out.ID, rows[i].key))
 			}
-			told(lines[i], err)
+			told(rows[i], out.Err)
 		}
-		requests, lines = requests[:0], lines[:0]
+		requests, rows = requests[:0], rows[:0]
 	}
-	for in := range c.each(g) {
-		p, err := in.payload, in.err
+	for p := range c.each(g) {
+		if p.blank {
+			continue
+		}
+		err := p.err
 		if err == nil {
-			p, err = upload(g.ctx, stack.Store, p)
+			p.payload, err = upload(g.ctx, stack.Store, p.payload)
 		}
 		if err == nil {
-			requests = append(requests, tasks.Request{Payload: p, Options: c.Options.of(in.n, c.several())})
-			lines = append(lines, in.n)
+			requests = append(requests, tasks.Request{Payload: p.payload, Options: c.Options.of(p, c.several())})
+			rows = append(rows, p)
 		} else {
-			told(in.n, err)
+			told(p, err)
 		}
 		if len(requests) == chunk {
 			flush()
@@ -88,12 +97,15 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 			break
 		}
 	}
-	if len(requests) > 0 && broken == nil && g.ctx.Err() == nil {
+	if len(requests) > 0 && g.ctx.Err() == nil { // flushes the inputs before an unreadable one, too
 		flush()
 	}
 	bar.stop()
 	if c.several() {
-		fmt.Fprintf(g.stderr, "%d accepted (durable by %s), %d refused\n", tally.done, c.Options.Accept, tally.refused)
+		fmt.Fprintf(g.stderr, "%d accepted (%s), %d refused\n", tally.done, c.durability(stack), tally.refused)
+	}
+	if c.volatile(stack) && tally.done > 0 {
+		fmt.Fprintln(g.stderr, "no redis-server is on PATH: what still waits is lost when the last command\non this data folder ends. --accept store keeps it in the bucket.")
 	}
 	if g.ctx.Err() != nil {
 		broken = errors.New("interrupted; what was accepted stays accepted")
@@ -101,11 +113,33 @@ func (c kindCmd[F, C]) enqueue(g *globals) error {
 	return tally.verdict(broken)
 }
 
-// counts is how the inputs of a command ended.
+// volatile reports whether nothing keeps the accepted tasks: the queue is in memory, and
+// they have no pending records.
+func (c kindCmd[F, C]) volatile(stack *app.Stack) bool {
+	return stack.Redis.InMemory && c.Options.Accept == string(tasks.InRedis)
+}
+
+// durability says what keeps the accepted tasks.
+func (c kindCmd[F, C]) durability(stack *app.Stack) string {
+	if c.volatile(stack) {
+		return "in memory alone"
+	}
+	return "durable by " + c.Options.Accept
+}
+
+// idLine returns an id as enqueue prints it, with the key of its row.
+func idLine(id, key string) string {
+	if key == "" {
+		return id
+	}
+	return id + "\t" + key
+}
+
+// counts counts the outcomes of a command's inputs.
 type counts struct {
 	done, failed int
-	refused      int // at the door
-	open         int // in the queue still
+	refused      int // not accepted
+	open         int // still queued
 }
 
 func (t *counts) add(err error) {
@@ -119,7 +153,16 @@ func (t *counts) add(err error) {
 	}
 }
 
-// verdict is the exit code of a command, with what is to be said beside it.
+// ended counts a result.
+func (t *counts) ended(r *tasks.Result) {
+	if r.Status == tasks.Completed {
+		t.done++
+	} else {
+		t.failed++
+	}
+}
+
+// verdict returns the exit code of a command, with a message.
 func (t counts) verdict(why error) error {
 	switch {
 	case why != nil || t.failed > 0 || t.open > 0 || t.refused > 0 && t.done > 0:
@@ -130,28 +173,32 @@ func (t counts) verdict(why error) error {
 	return nil
 }
 
-// refusal tells what is wrong with an input from what is wrong with the way to the
+// refusal reports whether an error is about an input rather than the connection to the
 // queue.
 func refusal(err error) bool {
-	var problems tasks.Problems
+	var problems tasks.ValidationError
 	return errors.As(err, &problems) || errors.Is(err, tasks.ErrIdempotencyMismatch)
 }
 
-// at says which of several inputs an error is about.
-func (c kindCmd[F, C]) at(n int, err error) error {
+// at adds to an error which of several inputs it is about.
+func (c kindCmd[F, C]) at(p parsed, err error) error {
+	key := ""
+	if p.key != "" {
+		key = " (" + p.key + ")"
+	}
 	switch {
 	case isStdin(c.Input):
-		return fmt.Errorf("line %d: %w", n, err)
+		return fmt.Errorf("line %d%s: %w", p.n, key, err)
 	case c.several():
-		return fmt.Errorf("input %d: %w", n, err)
+		return fmt.Errorf("input %d: %w", p.n, err)
 	}
 	return err
 }
 
-// several reports whether there may be more inputs than one.
+// several reports whether there may be more than one input.
 func (c kindCmd[F, C]) several() bool { return isStdin(c.Input) || len(c.Input) > 1 }
 
-// total is how many inputs there are; 0 when nobody knows.
+// total returns the number of inputs; 0 when unknown.
 func (c kindCmd[F, C]) total(g *globals) int64 {
 	if isStdin(c.Input) {
 		return countLines(g.stdin)
@@ -161,24 +208,21 @@ func (c kindCmd[F, C]) total(g *globals) int64 {
 
 // parsed is an input with its payload.
 type parsed struct {
-	n       int
+	input
+	key     string // key of the row; may be empty
 	payload tasks.Payload
 	err     error
 }
 
-// each gives the payloads of all inputs.
+// each yields the payloads of all inputs.
 func (c kindCmd[F, C]) each(g *globals) func(func(parsed) bool) {
 	return func(yield func(parsed) bool) {
 		args := c.Input
 		if len(args) == 0 {
-			args = []string{""} // --payload alone
+			args = []string{""} // only --payload, without an input
 		}
 		for in := range inputs(g.ctx, args, g.stdin) {
-			p := parsed{n: in.n, err: in.err}
-			if p.err == nil {
-				p.payload, p.err = c.payload(in.text)
-			}
-			if !yield(p) {
+			if !yield(c.parse(in)) {
 				return
 			}
 		}

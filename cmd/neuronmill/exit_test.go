@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"runtime"
@@ -11,16 +10,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// command runs the program as a shell would, on its own embedded stack.
+// command runs the program as a shell does, on its own embedded stack.
 func command(ctx context.Context, t *testing.T, stdin io.Reader, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	var out, errs bytes.Buffer
+	var out, errs safeBuffer
 	code = run(ctx, append(args, "--data-dir", t.TempDir()), stdin, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
 func TestTheExitCodeTellsWorkThatFailedFromWrongUsage(t *testing.T) {
-	t.Setenv("PATH", t.TempDir()) // the Redis in this process is the quickest
+	t.Setenv("PATH", t.TempDir()) // without redis-server: the in-memory Redis starts fastest
 	for name, c := range map[string]struct {
 		args  string
 		stdin string
@@ -50,7 +49,7 @@ func TestTheExitCodeTellsWorkThatFailedFromWrongUsage(t *testing.T) {
 	}
 }
 
-// A terminal on which nobody types, and Ctrl-C.
+// A terminal without input, and Ctrl-C.
 func TestAnInterruptEndsACommandThatWaitsForStdin(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for _, verb := range []string{"run", "enqueue"} {
@@ -63,7 +62,7 @@ func TestAnInterruptEndsACommandThatWaitsForStdin(t *testing.T) {
 		}()
 		_, err := io.WriteString(keys, "three rivers\n")
 		require.NoError(t, err)
-		_, err = io.WriteString(keys, "three lakes\n") // the first line has been taken
+		_, err = io.WriteString(keys, "three lakes\n") // returns after the first line was read
 		require.NoError(t, err)
 		interrupt()
 		require.Contains(t, <-ended, "interrupted", verb)

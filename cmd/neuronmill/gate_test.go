@@ -5,15 +5,15 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/catalogue"
-	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
 )
 
-// TestWorkerProcessesShareOneGate: each by itself would be through in a third of the
-// time.
+// TestWorkerProcessesShareOneGate: workers with separate gates would finish in a third of
+// the time.
 func TestWorkerProcessesShareOneGate(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -29,16 +29,16 @@ func TestWorkerProcessesShareOneGate(t *testing.T) {
 	interval := time.Minute / 300
 	took := calls[n-1].At.Sub(calls[0].At)
 	require.Greater(t, took, (n-1)*interval-time.Second, "a call may be a second on its way")
-	passed, err := f.redis.HGet(t.Context(), limit.Key(translator()), "calls").Int()
+	passed, err := f.redis.HGet(t.Context(), gate.Key(translator()), "calls").Int()
 	require.NoError(t, err)
 	require.Equal(t, n, passed)
 }
 
-// translator is the default model for translations.
+// translator returns the id of the default translation model.
 func translator() string { return catalogue.Default("translation").ID }
 
-// TestAClosedGateStaysClosedWhenRedisAndTheWorkersStartAnew: only a person opens what
-// the account's refusal has closed.
+// TestAClosedGateStaysClosedWhenRedisAndTheWorkersStartAnew: before the next probe is
+// due, only an operator can open a gate that the account's refusal closed.
 func TestAClosedGateStaysClosedWhenRedisAndTheWorkersStartAnew(t *testing.T) {
 	t.Parallel()
 	f, server := newFleetOnOne(t)
@@ -46,7 +46,7 @@ func TestAClosedGateStaysClosedWhenRedisAndTheWorkersStartAnew(t *testing.T) {
 	first := f.start("worker", "--kinds", "translation")
 	f.enqueue(1, tasks.Interactive)
 	f.called(2)
-	held := func() bool { return f.redis.HExists(t.Context(), limit.Key(translator()), "hold").Val() }
+	held := func() bool { return f.redis.HExists(t.Context(), gate.Key(translator()), "hold").Val() }
 	require.Eventually(t, held, 30*time.Second, 50*time.Millisecond)
 	require.NoError(t, first.Process.Kill())
 	_ = first.Wait()

@@ -1,17 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
-	"text/tabwriter"
+	"strings"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/internal/catalogue"
-	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/queue"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
@@ -22,39 +23,40 @@ type gatesCmd struct {
 
 // Help is shown by --help.
 func (gatesCmd) Help() string {
-	return `Each model has a gate, shared by all workers. PACE is requests a minute and where the figure comes from: the
+	return examples("neuronmill gates", "neuronmill gates --watch") + `
+Each model has a gate, shared by all workers. PACE is requests a minute and where the figure comes from: the
 catalogue, the settings (NEURONMILL_LIMITS), set by hand (neuronmill gate set), and how much of it is left where the API
 said less. PARKED are tasks that leave the workers to other models until their own has room.
 
   open      calls pass at the pace
-  learned   the API throttled below the pace: it is lower and heals step by step
+  learned   the API throttled below the pace: it is lower, and heals in steps
   narrow    the API has little capacity: only so many calls at a time
   closed    nobody passes until the time shown
   probing   one call finds out whether it may open
-  held      a person must open it: neuronmill gate open MODEL
+  held      the account is refused: one call tries again after 1, 2, 5 and
+            then every 15 minutes; neuronmill gate open MODEL opens it at once
 
   neuronmill gates --watch`
 }
 
-// Run prints the gates that were ever used.
+// Run prints all gates that have been used.
 func (c *gatesCmd) Run(g *globals) error {
 	stack, err := client(g)
 	if err != nil {
 		return err
 	}
 	defer stack.Close()
-	gate := stack.Gate(g.settings, 0, g.log)
+	gates := stack.Gate(g.settings, 0, g.log)
 	for {
-		table, err := gatesTable(g.ctx, stack, gate)
+		states, err := gatesTable(g.ctx, stack, gates)
 		if err != nil {
 			return err
 		}
 		if c.Watch {
 			fmt.Fprint(g.stdout, "\x1b[H\x1b[2J", time.Now().Format(time.TimeOnly), "  Ctrl-C ends\n")
 		}
-		fmt.Fprint(g.stdout, table)
-		if !c.Watch {
-			return nil
+		if err := states.print(g.stdout); err != nil || !c.Watch {
+			return err
 		}
 		select {
 		case <-g.ctx.Done():
@@ -64,33 +66,72 @@ func (c *gatesCmd) Run(g *globals) error {
 	}
 }
 
-func gatesTable(ctx context.Context, stack *app.Stack, gate *limit.Gate) (string, error) {
-	states, err := gate.States(ctx)
+// gateTable is a table of gates. On a terminal, the notes are below it, where they fit.
+type gateTable struct {
+	table
+	notes []string // one per row
+}
+
+func (t gateTable) print(w io.Writer) error {
+	if len(t.rows) == 0 {
+		_, err := fmt.Fprintln(w, "no gate has been used yet")
+		return err
+	}
+	if width := terminalWidth(w); width == 0 {
+		t.columns = append(t.columns, column{name: "NOTE"})
+		for i := range t.rows {
+			t.rows[i] = append(t.rows[i], t.notes[i])
+		}
+		return t.table.print(w)
+	}
+	names := make([]string, len(t.rows))
+	for i, row := range t.rows {
+		names[i] = row[0]
+	}
+	if err := t.table.print(w); err != nil {
+		return err
+	}
+	for i, note := range t.notes {
+		if note != "" {
+			fmt.Fprintln(w, fitted(w, names[i]+": "+note))
+		}
+	}
+	return nil
+}
+
+func gatesTable(ctx context.Context, stack *app.Stack, gates *gate.Gate) (gateTable, error) {
+	t := gateTable{table: *newTable(column{name: "GATE", shorten: shortModels, least: 12}, column{name: "STATE"}, column{name: "PACE", shorten: shortPaces, least: 5},
+		column{name: "IN FLIGHT", brief: "NOW"}, column{name: "INTERACTIVE", brief: "INTER"}, column{name: "BULK"}, column{name: "PARKED"},
+		column{name: "CALLS"}, column{name: "429S"})}
+	states, err := gates.States(ctx)
 	if err != nil {
-		return "", err
+		return t, err
 	}
-	if len(states) == 0 {
-		return "no gate has been used yet\n", nil
-	}
-	var b bytes.Buffer
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "GATE\tSTATE\tPACE\tIN FLIGHT\tINTERACTIVE\tBULK\tPARKED\tCALLS\t429S\tNOTE")
 	for _, s := range states {
 		parked, err := parkedAt(ctx, stack, s.Name)
 		if err != nil {
-			return "", err
+			return t, err
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", s.Name, s.Word(), paceText(s), s.InFlight,
-			s.Interactive, s.Bulk, parked, s.Calls, s.Throttled+s.Busy, gateNote(s))
+		t.add(s.Name, s.Word(), paceText(s), s.InFlight, s.Interactive, s.Bulk, parked, s.Calls, s.Throttled+s.Busy)
+		t.notes = append(t.notes, gateNote(s))
 	}
-	err = w.Flush()
-	return b.String(), err
+	return t, nil
+}
+
+// shortPaces omits the source of the figures.
+func shortPaces(cells []string) {
+	for i, cell := range cells {
+		for _, source := range []string{" catalogue", " settings", " set"} {
+			cell = strings.Replace(cell, source, "", 1)
+		}
+		cells[i] = cell
+	}
 }
 
 func parkedAt(ctx context.Context, stack *app.Stack, model string) (int, error) {
 	total := 0
 	for _, q := range tasks.Queues() {
-		n, err := stack.Redis.ZCard(ctx, tasks.ParkedKey(q, model)).Result()
+		n, err := stack.Redis.ZCard(ctx, queue.DeferredKey(q, model)).Result()
 		if err != nil {
 			return 0, fmt.Errorf("count the parked tasks: %w", err)
 		}
@@ -99,25 +140,29 @@ func parkedAt(ctx context.Context, stack *app.Stack, model string) (int, error) 
 	return total, nil
 }
 
-func paceText(s limit.State) string {
-	if s.Name == limit.Account {
+func paceText(s gate.State) string {
+	if s.Name == gate.Account {
 		return "-"
 	}
 	text := fmt.Sprintf("%d %s", s.Pace.PerMinute, s.Pace.Source)
-	if s.Factor < 1 {
-		text += fmt.Sprintf(", learned %.0f", float64(s.Pace.PerMinute)*s.Factor)
+	if s.RateFactor < 1 {
+		text += fmt.Sprintf(", learned %.0f", float64(s.Pace.PerMinute)*s.RateFactor)
 	}
 	return text
 }
 
-func gateNote(s limit.State) string {
+func gateNote(s gate.State) string {
 	switch {
-	case s.Held:
-		return s.Why + ": neuronmill gate open " + s.Name
+	case s.Refused:
+		again := "now"
+		if s.Closed > 0 {
+			again = time.Now().Add(s.Closed).Format(time.TimeOnly)
+		}
+		return fmt.Sprintf("%s: tried again at %s, or at once: neuronmill gate open %s", s.Why, again, s.Name)
 	case s.Closed > 0:
 		return fmt.Sprintf("%s, for %s until %s", s.Why, s.Closed.Round(time.Second), time.Now().Add(s.Closed).Format(time.TimeOnly))
-	case s.Width > 0:
-		return fmt.Sprintf("at most %d calls at a time", s.Width)
+	case s.Concurrency > 0:
+		return fmt.Sprintf("at most %d calls at a time", s.Concurrency)
 	}
 	return s.Why
 }
@@ -129,11 +174,8 @@ type gateCmd struct {
 
 // Help is shown by --help.
 func (gateCmd) Help() string {
-	return `What is changed here holds for all workers at once.
-
-  neuronmill gates
-  neuronmill gate set @cf/baai/bge-m3 600
-  neuronmill gate open account`
+	return examples("neuronmill gate set @cf/baai/bge-m3 600", "neuronmill gate open account") + `
+What is changed here holds for all workers at once.`
 }
 
 type gateSetCmd struct {
@@ -143,12 +185,13 @@ type gateSetCmd struct {
 
 // Help is shown by --help.
 func (gateSetCmd) Help() string {
-	return `It holds for all workers and outlives their restart, until it is set back:
-
-  neuronmill gate set @cf/baai/bge-m3 600
-  neuronmill gate set embedding:total 3000
-  neuronmill gate set @cf/baai/bge-m3 0
-  neuronmill gate set @cf/baai/bge-m3 default`
+	return examples(
+		"neuronmill gate set @cf/baai/bge-m3 600",
+		"neuronmill gate set embedding:total 3000",
+		"neuronmill gate set @cf/baai/bge-m3 0",
+		"neuronmill gate set @cf/baai/bge-m3 default",
+	) + `
+It holds for all workers and outlives their restart, until it is set back.`
 }
 
 // Run changes the pace.
@@ -160,11 +203,11 @@ func (c *gateSetCmd) Run(g *globals) error {
 	if c.Pace != "default" && (err != nil || perMinute < 0 || perMinute > 1_000_000) {
 		return app.Usage(fmt.Errorf("pace %q is neither requests a minute, 0 to 1000000, nor 'default'", c.Pace))
 	}
-	return changeGate(g, func(gate *limit.Gate) error {
+	return changeGate(g, func(gates *gate.Gate) error {
 		if c.Pace == "default" {
-			return gate.Reset(g.ctx, c.Gate)
+			return gates.Reset(g.ctx, c.Gate)
 		}
-		return gate.Set(g.ctx, c.Gate, perMinute)
+		return gates.Set(g.ctx, c.Gate, perMinute)
 	})
 }
 
@@ -174,10 +217,8 @@ type gateOpenCmd struct {
 
 // Help is shown by --help.
 func (gateOpenCmd) Help() string {
-	return `For when what closed it has been mended: a licence accepted, a token renewed, a plan bought.
-
-  neuronmill gate open @cf/baai/bge-m3
-  neuronmill gate open account`
+	return examples("neuronmill gate open @cf/baai/bge-m3", "neuronmill gate open account") + `
+For when what closed it has been mended: a licence accepted, a token renewed, a plan bought.`
 }
 
 // Run opens the gate.
@@ -185,33 +226,35 @@ func (c *gateOpenCmd) Run(g *globals) error {
 	if err := checkGate(c.Gate); err != nil {
 		return err
 	}
-	return changeGate(g, func(gate *limit.Gate) error { return gate.Open(g.ctx, c.Gate) })
+	return changeGate(g, func(gates *gate.Gate) error { return gates.Open(g.ctx, c.Gate) })
 }
 
-// checkGate finds slips of the pen; models that the catalogue does not know may exist.
+// checkGate detects typing errors. Models that the catalogue does not know are allowed.
 func checkGate(name string) error {
-	if _, known := catalogue.Find(name); known || name == limit.Account || len(name) > 1 && name[0] == '@' {
+	if _, known := catalogue.Find(name); known || name == gate.Account || len(name) > 1 && name[0] == '@' {
 		return nil
 	}
 	for _, s := range tasks.Specs {
-		if name == limit.TotalOf(string(s.Kind)) {
+		if name == gate.TotalOf(string(s.Kind)) {
 			return nil
 		}
 	}
 	return app.Usage(errors.New(name + " is no gate: give a model (neuronmill models), KIND:total or account"))
 }
 
-func changeGate(g *globals, change func(*limit.Gate) error) error {
+func changeGate(g *globals, change func(*gate.Gate) error) error {
 	stack, err := client(g)
 	if err != nil {
 		return err
 	}
 	defer stack.Close()
-	gate := stack.Gate(g.settings, 0, g.log)
-	if err := change(gate); err != nil {
+	gates := stack.Gate(g.settings, 0, g.log)
+	if err := change(gates); err != nil {
 		return err
 	}
-	table, err := gatesTable(g.ctx, stack, gate)
-	fmt.Fprint(g.stdout, table)
-	return err
+	states, err := gatesTable(g.ctx, stack, gates)
+	if err != nil {
+		return err
+	}
+	return states.print(g.stdout)
 }

@@ -10,27 +10,31 @@ import (
 	"iter"
 	"os"
 	"unicode/utf8"
+
+	"github.com/neuronmill/neuronmill/tasks"
 )
 
-// lineLimit is the longest line of stdin.
+// lineLimit is the maximum length of a line of stdin in bytes.
 const lineLimit = 1 << 20
 
 // input is one INPUT, or one line of stdin.
 type input struct {
-	n    int // from 1
-	text string
-	err  error // of this line alone; the next may be well
+	n     int // number of the argument or line, from 1
+	row   int // the same without blank lines
+	text  string
+	blank bool  // a blank line, which is not a task
+	err   error // about this line only; the next one may be valid
 }
 
-// inputs gives the arguments, or where the one argument is "-", the lines of stdin as
-// they come, until the context ends. Blank lines are passed over.
+// inputs yields the arguments. If the only argument is "-", it yields the lines of stdin
+// as they arrive, until the context ends.
 func inputs(ctx context.Context, args []string, stdin io.Reader) iter.Seq[input] {
 	if isStdin(args) {
 		return until(ctx, lines(stdin))
 	}
 	return func(yield func(input) bool) {
 		for i, a := range args {
-			if ctx.Err() != nil || !yield(input{n: i + 1, text: a}) {
+			if ctx.Err() != nil || !yield(input{n: i + 1, row: i + 1, text: a}) {
 				return
 			}
 		}
@@ -39,9 +43,9 @@ func inputs(ctx context.Context, args []string, stdin io.Reader) iter.Seq[input]
 
 func isStdin(args []string) bool { return len(args) == 1 && args[0] == "-" }
 
-// until passes a sequence on until the context ends, also while the next element is
-// being waited for: nothing ends a read of a terminal, so the goroutine that reads is
-// left behind then.
+// until yields a sequence until the context ends, also while it waits for the next
+// element. A read of a terminal cannot be interrupted, so the reading goroutine may be
+// left behind.
 func until(ctx context.Context, seq iter.Seq[input]) iter.Seq[input] {
 	return func(yield func(input) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -70,41 +74,48 @@ func until(ctx context.Context, seq iter.Seq[input]) iter.Seq[input] {
 	}
 }
 
-// lines reads lines.
+// lines yields the lines of a reader. A line that is too long or not UTF-8 has its own
+// error, and the following lines are read. A read error is the last input.
 func lines(r io.Reader) iter.Seq[input] {
 	return func(yield func(input) bool) {
-		lines := bufio.NewReaderSize(r, 64<<10)
+		lines, row := bufio.NewReaderSize(r, 64<<10), 0
 		for n := 1; ; n++ {
 			line, err := readLine(lines)
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errLong) {
+				yield(input{n: n, row: row + 1, err: fmt.Errorf("read stdin: %w", err)})
+				return
+			}
 			if n == 1 {
 				line = bytes.TrimPrefix(line, []byte("\xEF\xBB\xBF"))
 			}
 			in := input{n: n, text: string(line)}
 			switch {
 			case errors.Is(err, errLong):
-				in.err, err = err, nil
+				in.err = tasks.ValidationError{{Message: errLong.Error()}}
+			case len(bytes.TrimSpace(line)) == 0:
+				in.blank = true
 			case !utf8.Valid(line):
-				in.err = errors.New("is not valid UTF-8")
+				in.err = tasks.ValidationError{{Message: "is not valid UTF-8"}}
 			}
-			if len(bytes.TrimSpace(line)) > 0 || in.err != nil {
-				if !yield(in) {
-					return
-				}
+			last := errors.Is(err, io.EOF)
+			if last && len(line) == 0 {
+				return // no line follows the last newline
 			}
-			if err == nil {
-				continue
+			if !in.blank {
+				row++
 			}
-			if !errors.Is(err, io.EOF) {
-				yield(input{n: n, err: fmt.Errorf("read stdin: %w", err)})
+			in.row = row
+			if !yield(in) || last {
+				return
 			}
-			return
 		}
 	}
 }
 
 var errLong = fmt.Errorf("is longer than %d bytes", lineLimit)
 
-// readLine reads a line without its end; the rest of one that is too long is skipped.
+// readLine reads a line without its newline. It skips the rest of a line that is too
+// long.
 func readLine(r *bufio.Reader) ([]byte, error) {
 	var line []byte
 	for {
@@ -123,8 +134,8 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// countLines is how many lines a file has from where it stands; 0 when that cannot be
-// told without reading it away.
+// countLines returns the number of lines from the current position of a file that are not
+// blank. It returns 0 if counting would consume the input.
 func countLines(r io.Reader) (n int64) {
 	file, ok := r.(*os.File)
 	if !ok {
@@ -134,10 +145,21 @@ func countLines(r io.Reader) (n int64) {
 	if err != nil {
 		return 0 // a pipe or a terminal
 	}
-	buffer := make([]byte, 256<<10)
+	buffer, blank := make([]byte, 256<<10), true
 	for {
 		got, err := file.Read(buffer)
-		n += int64(bytes.Count(buffer[:got], []byte("\n")))
+		for _, c := range buffer[:got] {
+			switch c {
+			case '\n':
+				blank = true
+			case ' ', '\t', '\r', '\v', '\f':
+			default:
+				if blank {
+					n++
+				}
+				blank = false
+			}
+		}
 		if err != nil {
 			break
 		}

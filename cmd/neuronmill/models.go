@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -20,13 +21,11 @@ type modelsCmd struct {
 
 // Help is shown by --help.
 func (modelsCmd) Help() string {
-	return `The table is part of the program. --refresh asks the account's own catalogue, which is free, and says where the table
-is behind: new models, models that are gone or announced to leave, contexts that changed. A new model can be
-used at once with --allow-unknown-model and a pace of its own in NEURONMILL_LIMITS; its row goes into internal/catalogue.
+	return examples("neuronmill models --kind embedding", "neuronmill models --withdrawn --json", "neuronmill models --refresh") + `
+A MINUTE are the requests that the API takes; NEURONS is the price: of text per million tokens, in/out. On a narrow terminal the ids are short; --model takes these too.
 
-  neuronmill models --kind embedding
-  neuronmill models --withdrawn --json
-  neuronmill models --refresh`
+The table is part of the program. --refresh asks the account's own catalogue, which is free, and says where the table is behind: new models, models that are gone or announced to
+leave, contexts that changed. A new model can be used at once with --allow-unknown-model and a pace of its own in NEURONMILL_LIMITS; its row goes into internal/catalogue.`
 }
 
 // Run lists the models.
@@ -38,10 +37,8 @@ func (c *modelsCmd) Run(g *globals) error {
 		return app.Usage(fmt.Errorf("--kind: there is no kind %q", c.Kind))
 	}
 	encoder := json.NewEncoder(g.stdout)
-	w := tabwriter.NewWriter(g.stdout, 0, 0, 2, ' ', 0)
-	if !c.JSON {
-		fmt.Fprintln(w, "MODEL\tKIND\tA MINUTE\tNEURONS\tNOTE")
-	}
+	t := newTable(column{name: "MODEL", shorten: shortModels}, column{name: "KIND", least: 5}, column{name: "A MINUTE", brief: "/MIN"},
+		column{name: "NEURONS", shorten: shortPrices}, column{name: "NOTE", shorten: shortNotes, least: 7})
 	for _, m := range catalogue.All() {
 		gone := m.Withdrawn(time.Now())
 		if m.Kind == "" || c.Kind != "" && m.Kind != c.Kind || gone && !c.Withdrawn {
@@ -53,9 +50,26 @@ func (c *modelsCmd) Run(g *globals) error {
 			}
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", m.ID, m.Kind, m.PerMinute, price(m), note(m, gone))
+		t.add(m.ID, m.Kind, m.PerMinute, price(m), note(m, gone))
 	}
-	return w.Flush()
+	if c.JSON {
+		return nil
+	}
+	return t.print(g.stdout)
+}
+
+// shortPrices keeps only the figures of text prices.
+func shortPrices(cells []string) {
+	short := strings.NewReplacer(" in, ", "/", " out per M tokens", "", " per M tokens", "", " a picture", " each", " a minute", "/min")
+	for i, cell := range cells {
+		cells[i] = short.Replace(cell)
+	}
+}
+
+func shortNotes(cells []string) {
+	for i, cell := range cells {
+		cells[i] = strings.Replace(cell, "Workers Paid", "paid plan", 1)
+	}
 }
 
 func price(m catalogue.Model) string {
@@ -84,8 +98,8 @@ func note(m catalogue.Model, gone bool) string {
 	return m.Notes
 }
 
-// refresh compares the table with the API's catalogue. The table is part of the
-// program: what differs is for its next release.
+// refresh compares the table with the API's catalogue. The table is part of the program:
+// differences are for its next release.
 func (c *modelsCmd) refresh(g *globals) error {
 	ai, note := app.OpenAI(g.settings)
 	if note != "" {

@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fault makes calls go wrong at the emulator.
+// fault sets a fault at the emulator.
 func (f *fleet) fault(what workersaitest.Fault) {
 	f.t.Helper()
 	document, err := json.Marshal(what)
@@ -31,7 +31,7 @@ func (f *fleet) fault(what workersaitest.Fault) {
 	require.Equal(f.t, http.StatusOK, resp.StatusCode)
 }
 
-// enqueue puts so many translations into a lane.
+// enqueue enqueues n translations in a lane.
 func (f *fleet) enqueue(n int, lane tasks.Lane) {
 	f.t.Helper()
 	var lines strings.Builder
@@ -42,7 +42,7 @@ func (f *fleet) enqueue(n int, lane tasks.Lane) {
 	require.Len(f.t, strings.Fields(ids), n)
 }
 
-// alive waits until so many workers have shown themselves.
+// alive waits for the heartbeats of n workers.
 func (f *fleet) alive(n int) {
 	f.t.Helper()
 	count := func(ctx context.Context, r redis.Cmdable) int64 {
@@ -62,13 +62,13 @@ func (f *fleet) alive(n int) {
 	}, time.Minute, 50*time.Millisecond)
 }
 
-// called waits until the emulator has met so many calls.
+// called waits until the emulator has received n calls.
 func (f *fleet) called(n int) {
 	f.t.Helper()
 	require.Eventually(f.t, func() bool { return len(f.calls()) >= n }, time.Minute, 100*time.Millisecond)
 }
 
-// ended waits until so many tasks have completed and nothing is left of them.
+// ended waits until n tasks have completed and Redis keeps nothing of them.
 func (f *fleet) ended(n int) {
 	f.t.Helper()
 	var results map[string]tasks.Result
@@ -81,8 +81,8 @@ func (f *fleet) ended(n int) {
 	}
 }
 
-// TestRedisMayBeKilledUnderLoad kills it while calls run. Those go on, and neither
-// their results nor any waiting task is lost, or paid for again.
+// TestRedisMayBeKilledUnderLoad kills Redis while calls run. The calls continue. Neither
+// their results nor waiting tasks are lost, and no call is paid for twice.
 func TestRedisMayBeKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	for name, mangle := range map[string]func(*realtest.Server){
@@ -131,7 +131,7 @@ func TestAMasterOfAClusterMayBeKilledUnderLoad(t *testing.T) {
 	f.enqueue(5, tasks.Interactive)
 	f.enqueue(5, tasks.Bulk)
 	f.called(6)
-	for _, s := range servers { // whichever has the queue is among them
+	for _, s := range servers { // one of them has the queue
 		s.Kill()
 		s.Start()
 		realtest.WaitTCP(t, s.Addr)
@@ -140,8 +140,8 @@ func TestAMasterOfAClusterMayBeKilledUnderLoad(t *testing.T) {
 	require.Len(t, f.calls(), 10)
 }
 
-// TestAClusterThatLosesItsLastMomentsCostsNoSecondCall has its queue give out again what
-// a living worker is at.
+// TestAClusterThatLosesItsLastMomentsCostsNoSecondCall: after the failover the queue
+// delivers a task a second time while its living owner still runs it.
 func TestAClusterThatLosesItsLastMomentsCostsNoSecondCall(t *testing.T) {
 	t.Parallel()
 	for name, late := range map[string]bool{"to a worker that was there": false, "to a worker that starts then": true} {
@@ -179,8 +179,8 @@ func TestAClusterThatLosesItsLastMomentsCostsNoSecondCall(t *testing.T) {
 	}
 }
 
-// TestFiveRollingRestartsCostNoCall replaces the worker again and again while calls of
-// 20 s run: each finishes what it has begun.
+// TestFiveRollingRestartsCostNoCall replaces the worker repeatedly while calls of 20 s
+// run. Each worker finishes its running calls.
 func TestFiveRollingRestartsCostNoCall(t *testing.T) {
 	t.Parallel()
 	const restarts = 5
@@ -211,7 +211,7 @@ func TestASecondSIGTERMStopsAtOnceAndLosesNothing(t *testing.T) {
 	f.called(1)
 	done := make(chan error, 1)
 	go func() { done <- worker.Wait() }()
-	require.Eventually(t, func() bool { // signals that come together are one
+	require.Eventually(t, func() bool { // simultaneous signals merge into one
 		_ = worker.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-done:
@@ -221,7 +221,7 @@ func TestASecondSIGTERMStopsAtOnceAndLosesNothing(t *testing.T) {
 		}
 	}, time.Minute, 100*time.Millisecond)
 	require.Equal(t, 130, worker.ProcessState.ExitCode())
-	f.expireLease(id)
+	f.setLease(id, time.Unix(1, 0))
 	f.start("worker", "--kinds", "image")
 	f.ended(1)
 	require.Len(t, f.calls(), 2, "one that was cut short and one more")

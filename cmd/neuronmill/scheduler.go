@@ -6,9 +6,8 @@ import (
 	"os"
 	"reflect"
 	"strconv"
-	"text/tabwriter"
 	"time"
-	_ "time/tzdata" // time zones also where the machine has none
+	_ "time/tzdata" // time zones for machines without a database
 
 	"github.com/alecthomas/kong"
 	"github.com/neuronmill/neuronmill/internal/app"
@@ -23,16 +22,14 @@ type schedulerCmd struct {
 
 // Help is shown by --help.
 func (schedulerCmd) Help() string {
-	return `Each slot is enqueued once, with any number of schedulers running.
-
-  neuronmill scheduler --file deploy/schedules.yaml --next
-  neuronmill scheduler --file deploy/schedules.yaml --catch-up 6h`
+	return examples("neuronmill scheduler --file schedules.yaml --next", "neuronmill scheduler --file schedules.yaml --catch-up 6h") + `
+Each slot is enqueued once, with any number of schedulers running. --next prints times in the time zone of each schedule.`
 }
 
 // coming is a number of runs: --next means 10, --next=3 and --next 3 mean 3.
 type coming int
 
-// Decode takes the number when there is one.
+// Decode reads the number if there is one.
 func (n *coming) Decode(ctx *kong.DecodeContext, _ ...reflect.Value) error {
 	token := ctx.Scan.Peek()
 	text := fmt.Sprint(token.Value)
@@ -49,7 +46,7 @@ func (n *coming) Decode(ctx *kong.DecodeContext, _ ...reflect.Value) error {
 	return nil
 }
 
-// Run enqueues by the clock until Ctrl-C.
+// Run enqueues scheduled tasks until Ctrl-C.
 func (c *schedulerCmd) Run(g *globals) error {
 	if c.CatchUp < 0 || c.CatchUp > 31*24*time.Hour {
 		return app.Usage(errors.New("--catch-up wants a duration from 0s to 744h"))
@@ -64,12 +61,11 @@ func (c *schedulerCmd) Run(g *globals) error {
 		return app.Usage(fmt.Errorf("%s: %w", c.File, err))
 	}
 	if c.Next > 0 {
-		w := tabwriter.NewWriter(g.stdout, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "AT\tSCHEDULE\tKIND")
+		t := newTable(column{name: "AT"}, column{name: "SCHEDULE", least: 8}, column{name: "KIND"}, column{name: "ZONE", least: 3})
 		for _, r := range schedule.Next(entries, time.Now(), int(c.Next)) {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", r.At.Format(time.RFC3339), r.Name, r.Kind)
+			t.add(r.At.Format(time.RFC3339), r.Name, r.Kind, r.Zone)
 		}
-		return w.Flush()
+		return t.print(g.stdout)
 	}
 	stack, err := client(g)
 	if err != nil {

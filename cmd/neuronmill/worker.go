@@ -1,31 +1,37 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/metrics"
 	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/worker"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
 )
 
 type workerCmd struct {
-	Kinds       []tasks.Kind `help:"Only these kinds: transcription,image,translation,embedding,text."`
+	Kinds       []tasks.Kind `placeholder:"KIND" help:"Only these kinds: transcription,image,translation,embedding,text."`
 	Concurrency int          `default:"16" help:"Calls at once of each kind and lane."`
 	BulkShare   float64      `default:"0.05" help:"Part of a model's pace that bulk gets even when interactive tasks would take all of it, 0 to 0.5."`
+	Metrics     string       `env:"NEURONMILL_METRICS" placeholder:"HOST:PORT" help:"Serve GET /metrics for Prometheus there, such as 127.0.0.1:9090."`
+	MetricsOpen bool         `env:"NEURONMILL_METRICS_OPEN" help:"Other machines may read the metrics, which need no key."`
 }
 
 // Help is shown by --help.
 func (workerCmd) Help() string {
-	return `Start as many as you like, on as many machines: they share the pace of each model through Redis. Ctrl-C takes no
-more tasks and lets the calls end that are under way, since they are paid for; a second Ctrl-C ends at once.
-
-  neuronmill worker
-  neuronmill worker --kinds embedding,text --concurrency 32`
+	return examples("neuronmill worker", "neuronmill worker --kinds embedding,text --concurrency 32") + `
+Start as many as you like, on as many machines: they share the pace of each model through Redis. Ctrl-C takes no more tasks and lets the calls end that are under way, since they
+are paid for; a second Ctrl-C ends at once.`
 }
 
-// Run works until Ctrl-C.
+// Run runs a worker until Ctrl-C.
 func (c *workerCmd) Run(g *globals) error {
 	if c.Concurrency < 1 || c.Concurrency > 10_000 {
 		return app.Usage(fmt.Errorf("--concurrency %d is out of range, 1 to 10000", c.Concurrency))
@@ -38,26 +44,46 @@ func (c *workerCmd) Run(g *globals) error {
 			return app.Usage(fmt.Errorf("--kinds: there is no kind %q", k))
 		}
 	}
-	return serve(g, app.WorkerOptions{Kinds: c.Kinds, Concurrency: c.Concurrency, BulkShare: c.BulkShare}, "worker")
+	share := c.BulkShare
+	if share == 0 {
+		share = -1 // none, where 0 means the default
+	}
+	o := worker.Config{Kinds: c.Kinds, Concurrency: c.Concurrency, BulkShare: share}
+	if c.Metrics == "" {
+		return runWorker(g, o, "worker")
+	}
+	registry, err := newRegistry()
+	if err != nil {
+		return err
+	}
+	o.Metrics = registry
+	return runWorker(g, o, "worker", func(*app.Stack) (service, error) {
+		listener, err := metrics.Listen(g.ctx, c.Metrics, c.MetricsOpen)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(g.stderr, "metrics at http://%s/metrics\n", listener.Addr())
+		return func(ctx context.Context) error { return metrics.Serve(ctx, listener, registry, g.log) }, nil
+	})
 }
 
-type devCmd struct{}
-
-// Help is shown by --help.
-func (devCmd) Help() string {
-	return `A worker of all kinds, on the embedded defaults where nothing else is set. From a second terminal in the same folder:
-
-  neuronmill dev
-  neuronmill enqueue text "Name three rivers"
-  neuronmill gates --watch`
+// newRegistry returns a registry with the metrics of Go and of the process.
+func newRegistry() (*prometheus.Registry, error) {
+	r := prometheus.NewRegistry()
+	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "neuronmill_build_info", Help: "1, with the version of the program.", ConstLabels: prometheus.Labels{"version": builtVersion()},
+	}, func() float64 { return 1 })
+	for _, c := range []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register the metrics: %w", err)
+		}
+	}
+	return r, nil
 }
 
-// Run works until Ctrl-C on the embedded defaults, or whatever is set.
-func (c *devCmd) Run(g *globals) error {
-	return serve(g, app.WorkerOptions{BulkShare: 0.05}, "everything")
-}
-
-func serve(g *globals, o app.WorkerOptions, what string) error {
+// runWorker runs a worker until Ctrl-C, with other services beside it.
+func runWorker(g *globals, o worker.Config, what string, beside ...func(*app.Stack) (service, error)) error {
+	g.settings.Calls = o.Calls()
 	stack, err := app.Open(g.ctx, g.settings, false, g.log)
 	if err != nil {
 		return app.Usage(err)
@@ -70,14 +96,34 @@ func serve(g *globals, o app.WorkerOptions, what string) error {
 	if note != "" {
 		fmt.Fprintln(g.stderr, note)
 	}
-	worker, err := stack.Worker(g.settings, ai, o, g.log)
+	w, err := stack.Worker(g.settings, ai, o, g.log)
 	if err != nil {
 		return err
 	}
+	services := []service{w.Run, batchService(g, stack)}
+	for _, open := range beside {
+		one, err := open(stack)
+		if err != nil {
+			return app.Usage(err)
+		}
+		services = append(services, one)
+	}
 	fmt.Fprintf(g.stderr, "%s runs: redis %s; bucket %s; Ctrl-C stops it, a second one at once\n", what, stack.Redis.Description, stack.Bucket)
-	err = worker.Run(g.ctx)
+	err = together(g.ctx, services...)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return app.Usage(err)
 	}
 	return err
+}
+
+// service is a part of the program that runs until its context ends.
+type service func(context.Context) error
+
+// together runs services until ctx ends or one of them fails, which ends the others.
+func together(ctx context.Context, services ...service) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, s := range services {
+		group.Go(func() error { return s(ctx) })
+	}
+	return group.Wait()
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +16,7 @@ func TestAWorkerWhoseClockIsOffDoesNotStart(t *testing.T) {
 		server := miniredis.RunT(t)
 		server.SetTime(time.Now().Add(off))
 		t.Chdir(t.TempDir())
-		var stdout, stderr bytes.Buffer
+		var stdout, stderr safeBuffer
 		code := run(t.Context(), []string{"worker", "--redis-url", "redis://" + server.Addr()}, strings.NewReader(""), &stdout, &stderr)
 		require.Equal(t, app.ExitUsage, code, stderr.String())
 		require.Contains(t, stderr.String(), "off that of redis")

@@ -21,7 +21,7 @@ const (
 	ExitUsage  = 2 // the command line or a setting is wrong
 )
 
-// Exit is an error with an exit code of its own. A nil Err says nothing more.
+// Exit is an error with its own exit code. With a nil Err nothing is printed.
 type Exit struct {
 	Code int
 	Err  error
@@ -36,7 +36,7 @@ func (e *Exit) Error() string {
 
 func (e *Exit) Unwrap() error { return e.Err }
 
-// Usage marks an error as one of the command line or the settings.
+// Usage wraps an error of the command line or the settings in ExitUsage; nil stays nil.
 func Usage(err error) error {
 	if err == nil {
 		return nil
@@ -44,8 +44,8 @@ func Usage(err error) error {
 	return &Exit{ExitUsage, err}
 }
 
-// Signals gives a context that the first interrupt or SIGTERM ends; a second one ends
-// the process at once.
+// Signals returns a context that ends at the first interrupt or SIGTERM. A second signal
+// ends the process at once.
 func Signals(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2)
@@ -72,7 +72,7 @@ func Signals(parent context.Context) (ctx context.Context, stop func()) {
 	}
 }
 
-// Code is the exit code of an error; it is told to w.
+// Code returns the exit code of an error and writes the error to w.
 func Code(err error, w io.Writer) int {
 	if err == nil {
 		return ExitDone
@@ -87,8 +87,8 @@ func Code(err error, w io.Writer) int {
 	return ExitFailed
 }
 
-// Logger writes text lines. What the Redis client would print by itself goes there too,
-// for those who debug.
+// Logger returns a logger that writes text lines to w. An unknown level means info. The
+// Redis client's own messages are logged at debug.
 func Logger(w io.Writer, level string) *slog.Logger {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {

@@ -5,20 +5,22 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"strings"
 
-	"github.com/neuronmill/neuronmill/handlers"
-	"github.com/neuronmill/neuronmill/internal/limit"
+	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/index"
+	"github.com/neuronmill/neuronmill/internal/monitor"
+	"github.com/neuronmill/neuronmill/internal/webhook"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/storage/fsstore"
 	"github.com/neuronmill/neuronmill/storage/s3store"
 	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/worker"
 	"github.com/neuronmill/neuronmill/workersai"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 )
 
-// OpenStore opens the bucket; the text describes it to people.
+// OpenStore opens the bucket. The text is a description for people.
 func OpenStore(ctx context.Context, s Settings) (storage.Store, string, error) {
 	raw := s.Store()
 	if dir, ok := strings.CutPrefix(raw, "file:"); ok {
@@ -37,41 +39,35 @@ func OpenStore(ctx context.Context, s Settings) (storage.Store, string, error) {
 	return store, config.String(), err
 }
 
-// Emulated is what every command says when no account answers.
+// Emulated is the note that commands print when the emulator answers.
 const Emulated = "the emulator answers: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN to use a real account"
 
-// OpenAI makes the client of Workers AI; the note says who answers when no account is
-// set.
+// OpenAI makes the client of Workers AI. When no account is set, the note names the server
+// that answers instead.
 func OpenAI(s Settings) (client *workersai.Client, note string) {
 	switch {
 	case s.AccountID != "":
-		return &workersai.Client{BaseURL: s.BaseURL, AccountID: s.AccountID, Token: string(s.Token), Gateway: s.Gateway, HTTP: apiClient()}, ""
+		return &workersai.Client{BaseURL: s.BaseURL, AccountID: s.AccountID, Token: string(s.Token), Gateway: s.Gateway}, ""
 	case s.BaseURL != "":
-		return &workersai.Client{BaseURL: s.BaseURL, AccountID: "none", Token: "none", Gateway: s.Gateway, HTTP: apiClient()}, "no account is set: " + s.BaseURL + " answers"
+		return &workersai.Client{BaseURL: s.BaseURL, AccountID: "none", Token: "none", Gateway: s.Gateway}, "no account is set: " + s.BaseURL + " answers"
 	case s.Emulator != "":
 		token := cmp.Or(string(s.EmulatorToken), "none")
-		return &workersai.Client{BaseURL: s.Emulator, AccountID: "emulator", Token: token, HTTP: apiClient()}, Emulated
+		return &workersai.Client{BaseURL: s.Emulator, AccountID: "emulator", Token: token}, Emulated
 	}
 	return workersaitest.New(workersaitest.Options{Limits: s.Limits}).Client(), Emulated
 }
 
-// apiClient keeps as many connections as a worker has calls under way; the default
-// client keeps two and opens the others anew each time.
-func apiClient() *http.Client {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 128
-	return &http.Client{Transport: transport}
-}
-
-// Stack is everything that was opened.
+// Stack holds the opened Redis and bucket, and the producer's client on them.
 type Stack struct {
 	Redis  *Redis
 	Store  storage.Store
 	Bucket string // describes Store
 	Client *tasks.Client
+
+	stopRebuild func() // nil without a rebuild of the queue
 }
 
-// Open opens Redis and the bucket. Close ends it.
+// Open opens Redis and the bucket. The caller closes the Stack.
 func Open(ctx context.Context, s Settings, allowUnknown bool, log *slog.Logger) (*Stack, error) {
 	if err := s.Check(); err != nil {
 		return nil, err
@@ -85,30 +81,41 @@ func Open(ctx context.Context, s Settings, allowUnknown bool, log *slog.Logger) 
 		return nil, err
 	}
 	client := tasks.NewClient(tasks.Config{Redis: r, Store: store, AllowUnknownModel: allowUnknown})
-	return &Stack{Redis: r, Store: store, Bucket: bucket, Client: client}, nil
+	stack := &Stack{Redis: r, Store: store, Bucket: bucket, Client: client}
+	if r.empty {
+		stack.stopRebuild = rebuild(ctx, client, log)
+	}
+	return stack, nil
 }
 
 // Close closes what Open opened.
-func (s *Stack) Close() error { return s.Redis.Close() }
+func (s *Stack) Close() error {
+	if s.stopRebuild != nil {
+		s.stopRebuild()
+	}
+	return s.Redis.Close()
+}
 
-// Gate is the way to the gates of the fleet.
-func (s *Stack) Gate(settings Settings, bulkShare float64, log *slog.Logger) *limit.Gate {
-	return limit.New(limit.Config{
+// Monitor returns what reads the state of the running system.
+func (s *Stack) Monitor() *monitor.Monitor { return &monitor.Monitor{Redis: s.Redis.UniversalClient} }
+
+// Gate returns the client of the fleet's gates.
+func (s *Stack) Gate(settings Settings, bulkShare float64, log *slog.Logger) *gate.Gate {
+	return gate.New(gate.Config{
 		Redis: s.Redis.UniversalClient, Pace: settings.Limits.Pace, Total: settings.Limits.Total, BulkShare: bulkShare, Log: log,
 	})
 }
 
-// WorkerOptions are what a worker is asked for beyond the settings.
-type WorkerOptions struct {
-	Kinds       []tasks.Kind // none means all
-	Concurrency int          // 0 means the default
-	BulkShare   float64      // see limit.Config
-}
+// Index returns the index of ended tasks.
+func (s *Stack) Index() *index.Index { return &index.Index{Redis: s.Redis.UniversalClient} }
 
-// Worker makes a worker on the stack.
-func (s *Stack) Worker(settings Settings, ai *workersai.Client, o WorkerOptions, log *slog.Logger) (*handlers.Worker, error) {
-	return handlers.NewWorker(handlers.Config{
-		Redis: s.Redis.UniversalClient, Store: s.Store, AI: ai, Gate: s.Gate(settings, o.BulkShare, log),
-		Kinds: o.Kinds, Concurrency: o.Concurrency, Log: log,
-	})
+// Webhooks returns the queue of webhooks.
+func (s *Stack) Webhooks() *webhook.Queue { return &webhook.Queue{Redis: s.Redis.UniversalClient} }
+
+// Worker makes a worker on the stack. The options have whatever the settings lack: kinds,
+// concurrency, bulk share.
+func (s *Stack) Worker(settings Settings, ai *workersai.Client, o worker.Config, log *slog.Logger) (*worker.Worker, error) {
+	o.Redis, o.Store, o.AI, o.Limits, o.Log = s.Redis.UniversalClient, s.Store, ai, settings.Limits, log
+	o.WebhookSecret, o.PublicURL = string(settings.WebhookSecret), settings.PublicURL
+	return worker.New(o)
 }

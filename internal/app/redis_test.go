@@ -6,22 +6,29 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/embedded"
 	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/worker"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
+func TestMain(m *testing.M) {
+	embedded.Main()
+	os.Exit(m.Run())
+}
+
 var silent = slog.New(slog.DiscardHandler)
 
-// through does a task of every lane on a Redis that is opened by URL.
+// through runs a task of every lane on a Redis opened by URL.
 func through(t *testing.T, url string) {
 	t.Helper()
 	settings := app.Settings{RedisURL: url, DataDir: t.TempDir()}
@@ -30,7 +37,7 @@ func through(t *testing.T, url string) {
 	defer r.Close()
 	store := storage.NewMemory()
 	stack := &app.Stack{Redis: r, Store: store, Client: tasks.NewClient(tasks.Config{Redis: r, Store: store})}
-	worker, err := stack.Worker(settings, workersaitest.New(workersaitest.Options{}).Client(), app.WorkerOptions{}, silent)
+	worker, err := stack.Worker(settings, workersaitest.New(workersaitest.Options{}).Client(), worker.Config{}, silent)
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -40,13 +47,12 @@ func through(t *testing.T, url string) {
 		{Payload: tasks.Embedding{Texts: []string{"a"}}, Options: []tasks.Option{tasks.WithLane(tasks.Bulk)}},
 		{Payload: tasks.Translation{Text: "a", TargetLang: "es"}},
 	}
-	accepted, errs := stack.Client.EnqueueMany(t.Context(), requests)
-	for i := range requests {
-		require.NoError(t, errs[i])
-		result, err := stack.Client.Wait(t.Context(), accepted[i].ID)
+	for _, accepted := range stack.Client.EnqueueMany(t.Context(), requests) {
+		require.NoError(t, accepted.Err)
+		result, err := stack.Client.Wait(t.Context(), accepted.ID)
 		require.NoError(t, err)
 		require.Equal(t, tasks.Completed, result.Status)
-		_, err = stack.Client.Get(t.Context(), accepted[i].ID)
+		_, err = stack.Client.Get(t.Context(), accepted.ID)
 		require.NoError(t, err)
 	}
 	_, err = stack.Client.List(t.Context(), tasks.ListFilter{})
@@ -99,22 +105,19 @@ func TestARedisThatCannotCarryTheQueueIsRefused(t *testing.T) {
 }
 
 func TestTheEmbeddedRedisKeepsItsDataAndIsShared(t *testing.T) {
+	realtest.NeedRedis(t)
 	settings := app.Settings{RedisURL: "embedded:", DataDir: t.TempDir()}
 	first, err := app.OpenRedis(t.Context(), settings, silent)
 	require.NoError(t, err)
-	if strings.Contains(first.Description, "in memory") {
-		first.Close()
-		t.Skip("SKIPPED, NOT TESTED: there is no redis-server on PATH")
-	}
 	require.NoError(t, first.Set(t.Context(), "k", "v", 0).Err())
 	second, err := app.OpenRedis(t.Context(), settings, silent)
 	require.NoError(t, err)
-	require.Contains(t, second.Description, "started by another process")
 	require.Equal(t, "v", second.Get(t.Context(), "k").Val())
-	require.NoError(t, second.Close())
 	require.NoError(t, first.Close())
+	require.Equal(t, "v", second.Get(t.Context(), "k").Val(), "it serves until the last one leaves")
+	require.NoError(t, second.Close())
 	_, err = net.Dial("unix", filepath.Join(settings.DataDir, "redis", "redis.sock"))
-	require.Error(t, err, "the child has ended")
+	require.Error(t, err, "the server has ended")
 	third, err := app.OpenRedis(t.Context(), settings, silent)
 	require.NoError(t, err)
 	require.Equal(t, "v", third.Get(t.Context(), "k").Val())
@@ -132,18 +135,6 @@ func TestASecretDoesNotShowItself(t *testing.T) {
 	app.Logger(&log, "info").Info("settings", "token", s.Token, "all", s)
 	for _, shown := range []string{fmt.Sprintf("%v %+v %#v %s", s, s, s, s.Token), log.String()} {
 		require.NotContains(t, shown, "hunter2")
-	}
-}
-
-func TestLimitsAreReadByKindAndModel(t *testing.T) {
-	var l app.Limits
-	require.NoError(t, l.UnmarshalText([]byte("embedding=100, @cf/baai/bge-m3=7")))
-	require.Equal(t, 7, l.Pace("@cf/baai/bge-m3", "embedding").PerMinute)
-	require.Equal(t, 100, l.Pace("@cf/baai/bge-base-en-v1.5", "embedding").PerMinute)
-	require.Equal(t, 300, l.Pace("@cf/zai-org/glm-4.7-flash", "text").PerMinute)
-	require.Equal(t, 20, l.Pace("@cf/new/model", "text").PerMinute)
-	for _, wrong := range []string{"embedding", "embedding=x", "embedding=-1", "poem=3"} {
-		require.Error(t, l.UnmarshalText([]byte(wrong)), wrong)
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package catalogue is the table of Workers AI models: what each takes, answers,
-// costs and may be asked per minute. It imports nothing of neuronmill, so producers
-// can check a task against it without linking a client.
+// Package catalogue is the table of Workers AI models: the input, output, price and rate
+// limit of each. It imports no other package of neuronmill, so producers can check a task
+// against it without linking a client.
 package catalogue
 
 import (
@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Transport is how a model takes its input over REST.
+// Transport is the way in which a model takes its input over REST.
 type Transport string
 
 // The transports.
@@ -19,10 +19,10 @@ const (
 	Multipart Transport = "multipart" // multipart/form-data, even for a bare prompt
 )
 
-// Answer is the shape of a model's reply.
+// Answer is the format of a model's reply.
 type Answer string
 
-// The shapes.
+// The formats.
 const (
 	Native       Answer = "native"       // {response, usage, tool_calls?} in the envelope, or SSE
 	Chat         Answer = "chat"         // chat.completion in the envelope, or SSE
@@ -40,8 +40,8 @@ const (
 // take the field.
 type Bound struct{ Min, Max, Default float64 }
 
-// Price is in neurons. Which fields are set depends on the kind; all zero means
-// free or no published price.
+// Price is in neurons. The kind determines which fields are set; all zero means free or
+// no published price.
 type Price struct {
 	PerMInput, PerMOutput float64 // per million tokens
 	PerAudioMinute        float64
@@ -51,10 +51,10 @@ type Price struct {
 	PerExtraMP            float64 // flux-2-klein-9b: each further megapixel
 }
 
-// Model is one row.
+// Model is one row of the table.
 type Model struct {
 	ID          string
-	Kind        string // a task kind; empty for models neuronmill has no kind for
+	Kind        string // a task kind; empty if neuronmill has no kind for the model
 	Transport   Transport
 	Answer      Answer
 	PerMinute   int  // requests a minute and account
@@ -77,12 +77,12 @@ type Model struct {
 	JSONMode    bool
 	Whole       bool // does not stream over the run route
 	Price       Price
-	WithdrawnOn string // a date, or a month when the day is not known; empty while it lives
+	WithdrawnOn string // a date, or a month when the day is not known; empty while available
 	Successor   string // id to use instead; empty when there is none
 	Notes       string
 }
 
-// Withdrawn reports whether the model is gone on the day of now.
+// Withdrawn reports whether the model is withdrawn on the day of now.
 func (m Model) Withdrawn(now time.Time) bool {
 	return m.WithdrawnOn != "" && m.WithdrawnOn <= now.UTC().Format(time.DateOnly)
 }
@@ -91,6 +91,17 @@ var (
 	all  = slices.SortedFunc(slices.Values(slices.Concat(textModels, mediaModels, languageModels, otherModels)), byID)
 	rows = index(all)
 )
+
+// EstimateTokens estimates the tokens of a text on the high side: few texts have more than
+// one token in three bytes. The estimate is at most the number of tokens that the model
+// reads.
+func (m Model) EstimateTokens(text string) int {
+	n := len(text)/3 + 2
+	if m.TextTokens > 0 {
+		n = min(n, m.TextTokens)
+	}
+	return n
+}
 
 func byID(a, b Model) int { return strings.Compare(a.ID, b.ID) }
 
@@ -102,7 +113,7 @@ func index(models []Model) map[string]Model {
 	return m
 }
 
-// defaults are the models of tasks that name none.
+// defaults are the models of tasks without a model, by kind.
 var defaults = map[string]string{
 	"transcription": "@cf/openai/whisper-large-v3-turbo",
 	"image":         "@cf/black-forest-labs/flux-1-schnell",
@@ -111,15 +122,15 @@ var defaults = map[string]string{
 	"text":          "@cf/zai-org/glm-4.7-flash",
 }
 
-// Find gives the row of a model.
+// Find returns the row of a model.
 func Find(id string) (Model, bool) {
 	m, ok := rows[id]
 	return m, ok
 }
 
-// All gives every row, withdrawn ones too, in order of id.
+// All returns every row, withdrawn ones included, in order of id.
 func All() []Model { return slices.Clone(all) }
 
-// Default is the model of a kind's tasks that name none; the zero Model for an unknown
-// kind.
+// Default returns the model of a kind's tasks without a model; the zero Model for an
+// unknown kind.
 func Default(kind string) Model { return rows[defaults[kind]] }

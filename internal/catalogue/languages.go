@@ -1,7 +1,7 @@
 package catalogue
 
-// Languages are the codes a translation model takes as its target; nil for a model
-// that does not translate.
+// Languages returns the codes that a translation model takes as its target; nil for a
+// model that does not translate.
 func (m Model) Languages() []string {
 	switch m.Answer {
 	case Translated:
@@ -12,8 +12,8 @@ func (m Model) Languages() []string {
 	return nil
 }
 
-// m2m100 are the ISO codes of the model's hundred languages, less those that the API
-// was seen to refuse.
+// m2m100 are the ISO codes of the model's hundred languages, without the codes that the
+// API was seen to refuse.
 var m2m100 = []string{
 	"af", "am", "ar", "ast", "az", "ba", "be", "bg", "bn", "br", "bs", "ca", "ceb", "cs", "cy", "da",
 	"de", "el", "en", "es", "et", "fa", "ff", "fi", "fr", "fy", "ga", "gd", "gl", "gu", "ha", "he",

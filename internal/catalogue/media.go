@@ -1,6 +1,6 @@
 package catalogue
 
-// mediaModels draw pictures and hear speech.
+// mediaModels generate images and transcribe speech.
 var mediaModels = []Model{
 	{
 		ID: "@cf/black-forest-labs/flux-1-schnell", Kind: "image", Transport: JSON, Answer: ImageBase64,

@@ -1,6 +1,6 @@
 package catalogue
 
-// otherModels are known, but withdrawn or of no kind that neuronmill has.
+// otherModels are withdrawn models and models without a task kind.
 var otherModels = []Model{
 	{ID: "@cf/cloudflare/clef"},
 	{ID: "@cf/cloudflare/clef-flash"},

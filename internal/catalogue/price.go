@@ -2,22 +2,22 @@ package catalogue
 
 import "math"
 
-// tile is the area that image prices count in: 512 by 512 pixels.
+// tile is the unit of area of image prices: 512 by 512 pixels.
 const tile = 512 * 512
 
-// TextNeurons is the list price of tokens.
+// TextNeurons returns the list price of tokens.
 func (m Model) TextNeurons(in, out int) float64 {
 	return (m.Price.PerMInput*float64(in) + m.Price.PerMOutput*float64(out)) / 1e6
 }
 
-// AudioNeurons is the list price of a recording.
+// AudioNeurons returns the list price of a recording.
 func (m Model) AudioNeurons(seconds float64) float64 {
 	return m.Price.PerAudioMinute * seconds / 60
 }
 
-// ImageNeurons is the price of a picture; 0 for a size or steps takes the model's
-// default. The formula reproduces what was measured: tiles and megapixels count in
-// fractions, a first megapixel in full.
+// ImageNeurons returns the price of an image; 0 for a size or steps means the model's
+// default. The formula reproduces measured prices: tiles and megapixels count in
+// fractions, the first megapixel in full.
 func (m Model) ImageNeurons(width, height, steps int) float64 {
 	or := func(n int, b Bound) float64 {
 		if n > 0 {

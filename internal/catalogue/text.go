@@ -1,8 +1,8 @@
 package catalogue
 
-// The figures are those of the public pages: models and limits of 2026-09-17, prices
-// of 2026-08-28, neurons. "neuronmill models --refresh" shows where an account's own
-// catalogue differs by now.
+// The figures are from the public pages: models and limits of 2026-09-17, prices in
+// neurons of 2026-08-28. "neuronmill models --refresh" shows the current differences of an
+// account's own catalogue.
 
 // textModels generate text.
 var textModels = []Model{

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// name and left are what the environment asks for: "before-ack" is the first hit of
-// that instant, "before-ack:3" the third.
+// name and left come from the environment: "before-ack" selects the first hit of that
+// instant, "before-ack:3" the third.
 var (
 	name string
 	left atomic.Int64

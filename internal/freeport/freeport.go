@@ -8,13 +8,13 @@ import (
 	"strconv"
 )
 
-// Below the ports that systems give to outgoing connections (32768 and up on Linux, 49152
-// elsewhere): a server that is started again must find its own still free, however many
-// clients dial meanwhile.
+// These ports lie below those that systems use for outgoing connections: 32768 and up on
+// Linux, 49152 elsewhere. So a restarted server finds its port still free, although
+// clients keep dialling.
 const first, last = 10000, 32000
 
-// Find gives a port of loopback that nothing listens on. Another process may draw it in the
-// same moment, which 22,000 of them make rare.
+// Find returns a free port of loopback. Another process may choose the same port at the
+// same moment, which is rare among 22,000 ports.
 func Find() (port string, err error) {
 	for range 100 {
 		port = strconv.Itoa(first + rand.IntN(last-first))

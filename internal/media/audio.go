@@ -1,14 +1,14 @@
-// Package media tells what a file is from its first bytes; names and declared
-// types are not trusted.
+// Package media detects the type of a file from its first bytes. It ignores names and
+// declared types.
 package media
 
 import "bytes"
 
-// SniffLen is how many first bytes Audio wants to see; fewer will do for short files.
+// SniffLen is the number of first bytes that Audio needs; a shorter file is passed whole.
 const SniffLen = 512
 
-// Audio gives the content type of a recording by its first bytes, or false when
-// they are of no audio format that the speech models take.
+// Audio returns the content type of a recording from its first bytes, or false for a
+// format that the speech models do not take.
 func Audio(start []byte) (contentType string, ok bool) {
 	at := func(offset int, magic string) bool {
 		return len(start) >= offset+len(magic) && string(start[offset:offset+len(magic)]) == magic
@@ -36,9 +36,9 @@ func Audio(start []byte) (contentType string, ok bool) {
 	return "", false
 }
 
-// mpegFrame recognises the header of an MPEG audio frame of layer II or III: eleven
-// set bits, then a version, layer, bit rate and sample rate that are not reserved. Layer
-// I is nowhere in use, and a UTF-16 text begins like it.
+// mpegFrame reports whether b begins with the header of an MPEG audio frame of layer II or
+// III: eleven set bits, then a version, layer, bit rate and sample rate that are not
+// reserved. Layer I is excluded: it is not in use, and UTF-16 text begins like it.
 func mpegFrame(b []byte) bool {
 	return len(b) >= 4 && b[0] == 0xFF && b[1]&0xE0 == 0xE0 &&
 		b[1]&0x18 != 0x08 && b[1]&0x06 != 0 && b[1]&0x06 != 0x06 && b[2]&0xF0 != 0xF0 && b[2]&0x0C != 0x0C

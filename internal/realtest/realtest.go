@@ -1,6 +1,7 @@
-// Package realtest starts real servers for tests: a Redis and an S3 server, each a
-// process on loopback that ends with the test. Where a program is missing the test is
-// skipped and says how to get it; under CI=true that is a failure.
+// Package realtest starts real servers for tests: a Redis and an S3 server. Each is a
+// process on loopback that ends with the test. Without the program the test is skipped.
+// The run says so, also without -v, and says how to get the program. Under CI=true a
+// missing program is a failure.
 package realtest
 
 import (
@@ -21,10 +22,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Server is a running process, which can be killed and started again.
+// Server is a running process that can be killed and restarted.
 type Server struct {
 	Addr string // host:port
-	Dir  string // its data
+	Dir  string // data folder
 
 	t       *testing.T
 	program string
@@ -47,13 +48,13 @@ func start(t *testing.T, addr, dir, program string, args ...string) *Server {
 	return s
 }
 
-// Kill ends it as SIGKILL does.
+// Kill ends the process as SIGKILL does.
 func (s *Server) Kill() {
 	_ = s.cmd.Process.Kill()
 	_ = s.cmd.Wait()
 }
 
-// Start starts it again on its data, with further arguments if there are any.
+// Start restarts the process on its data, with optional further arguments.
 func (s *Server) Start(further ...string) {
 	s.t.Helper()
 	s.cmd = exec.Command(s.program, slices.Concat(s.args, further)...)
@@ -62,36 +63,36 @@ func (s *Server) Start(further ...string) {
 	WaitTCP(s.t, s.Addr)
 }
 
-// Forget removes the append-only file of a Redis that was killed.
+// Forget removes the append-only file of a killed Redis.
 func (s *Server) Forget() {
 	s.t.Helper()
 	require.NoError(s.t, os.RemoveAll(filepath.Join(s.Dir, "appendonlydir")))
 }
 
-// CutTail takes the last bytes off the append-only file of a Redis that was killed, as
-// a loss of power does.
+// CutTail removes the last bytes of the append-only file of a killed Redis, as a power
+// failure does.
 func (s *Server) CutTail(bytes int64) {
 	s.t.Helper()
 	file, size := s.appendOnly()
 	require.NoError(s.t, os.Truncate(file, max(0, size-bytes)))
 }
 
-// Moment is how much of its append-only file a Redis has written. SetBack takes one that
-// was killed back to it.
+// Moment returns how many bytes of its append-only file a Redis has written. SetBack
+// returns a killed Redis to that point.
 func (s *Server) Moment() int64 {
 	s.t.Helper()
 	_, size := s.appendOnly()
 	return size
 }
 
-// SetBack lets a Redis that was killed forget all that came after a moment.
+// SetBack makes a killed Redis lose everything after a moment.
 func (s *Server) SetBack(moment int64) {
 	s.t.Helper()
 	file, _ := s.appendOnly()
 	require.NoError(s.t, os.Truncate(file, moment))
 }
 
-// appendOnly is the file that grows, and its size.
+// appendOnly returns the current append-only file and its size.
 func (s *Server) appendOnly() (file string, size int64) {
 	s.t.Helper()
 	files, err := filepath.Glob(filepath.Join(s.Dir, "appendonlydir", "*.incr.aof"))
@@ -103,14 +104,14 @@ func (s *Server) appendOnly() (file string, size int64) {
 	return file, info.Size()
 }
 
-// S3 starts versitygw with an empty bucket and gives its URL as a setting has it; the
-// credentials are in the environment of the test and of what it starts.
+// S3 starts versitygw with an empty bucket and returns its URL in the form of a setting.
+// The credentials are in the environment of the test and of its child processes.
 func S3(t *testing.T) (storeURL string) {
 	t.Helper()
 	return "s3://results/test?region=us-east-1&path_style=true&endpoint=http://" + S3Server(t).Addr
 }
 
-// Bucket is the bucket that S3Server has.
+// Bucket is the bucket of S3Server.
 const Bucket = "results"
 
 // S3Server starts versitygw.
@@ -120,7 +121,7 @@ func S3Server(t *testing.T) *Server {
 	for name, value := range map[string]string{
 		"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_EC2_METADATA_DISABLED": "true",
 	} {
-		// The same for all tests, so that they may run beside each other.
+		// The same for all tests, so that they can run in parallel.
 		require.NoError(t, os.Setenv(name, value)) //nolint:usetesting // Setenv of a test forbids that
 	}
 	addr, dir := FreeAddr(t), t.TempDir()
@@ -137,21 +138,7 @@ func S3Server(t *testing.T) *Server {
 	return s
 }
 
-func find(t *testing.T, how string, names ...string) string {
-	t.Helper()
-	for _, name := range names {
-		if program, err := exec.LookPath(name); err == nil {
-			return program
-		}
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is not on PATH: %s", names[0], how)
-	}
-	t.Skipf("SKIPPED, NOT TESTED: %s is not on PATH: %s", names[0], how)
-	return ""
-}
-
-// FreeAddr is an address on loopback that nothing listens on.
+// FreeAddr returns a free address on loopback.
 func FreeAddr(t *testing.T) string {
 	t.Helper()
 	port, err := freeport.Find()
@@ -159,7 +146,7 @@ func FreeAddr(t *testing.T) string {
 	return "127.0.0.1:" + port
 }
 
-// WaitTCP returns once something listens on addr.
+// WaitTCP returns once a server listens on addr.
 func WaitTCP(t *testing.T, addr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

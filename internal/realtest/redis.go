@@ -1,6 +1,7 @@
 package realtest
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Redis starts an empty redis-server or valkey-server, with an append-only file and
-// whatever settings are given.
+// Redis starts an empty redis-server or valkey-server with an append-only file and the
+// given settings.
 func Redis(t *testing.T, settings ...string) *Server {
 	t.Helper()
 	return redisServer(t, FreeAddr(t), append([]string{"--appendonly", "yes", "--save", ""}, settings...)...)
@@ -25,11 +26,18 @@ func redisServer(t *testing.T, addr string, args ...string) *Server {
 	require.NoError(t, err)
 	dir := t.TempDir()
 	args = append([]string{"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--maxmemory-policy", "noeviction"}, args...)
-	return start(t, addr, dir, find(t, "apt-get install redis-server", "redis-server", "valkey-server"), args...)
+	return start(t, addr, dir, NeedRedis(t), args...)
 }
 
-// RedisCluster starts three masters, each with an append-only file, and returns once
-// all slots are served.
+// NeedRedis returns the path of a redis-server or valkey-server. Without one the test is
+// skipped; under CI=true it fails.
+func NeedRedis(t *testing.T) (program string) {
+	t.Helper()
+	return find(t, "apt-get install redis-server", "redis-server", "valkey-server")
+}
+
+// RedisCluster starts three masters, each with an append-only file, and returns once all
+// slots are served.
 func RedisCluster(t *testing.T) []*Server {
 	t.Helper()
 	var servers []*Server
@@ -58,7 +66,7 @@ func RedisCluster(t *testing.T) []*Server {
 	return servers
 }
 
-// Addrs are the addresses of servers, as a URL lists them.
+// Addrs lists the addresses of servers as a URL does.
 func Addrs(servers []*Server) string {
 	var addrs []string
 	for _, s := range servers {
@@ -67,8 +75,8 @@ func Addrs(servers []*Server) string {
 	return strings.Join(addrs, ",")
 }
 
-// RedisSentinel starts a master with one replica, and three sentinels that watch them
-// under a name. The first of the two servers is the master.
+// RedisSentinel starts a master with one replica, and three sentinels that watch it under
+// the given name. The first of the two servers is the master.
 func RedisSentinel(t *testing.T, name string) (sentinels, servers []*Server) {
 	t.Helper()
 	master := Redis(t)
@@ -81,7 +89,7 @@ func RedisSentinel(t *testing.T, name string) (sentinels, servers []*Server) {
 		return strings.Contains(follows.Info(t.Context(), "replication").Val(), "master_link_status:up")
 	}, 30*time.Second, 50*time.Millisecond, "the replica does not follow")
 	for range 3 {
-		sentinels = append(sentinels, sentinel(t, name, host+" "+port))
+		sentinels = append(sentinels, Sentinel(t, name, host+" "+port, 2))
 	}
 	for _, s := range sentinels {
 		knows := redis.NewSentinelClient(&redis.Options{Addr: s.Addr})
@@ -94,13 +102,16 @@ func RedisSentinel(t *testing.T, name string) (sentinels, servers []*Server) {
 	return sentinels, []*Server{master, replica}
 }
 
-func sentinel(t *testing.T, name, master string) *Server {
+// Sentinel starts a sentinel that watches a master, with further lines of settings.
+func Sentinel(t *testing.T, name, master string, quorum int, lines ...string) *Server {
+	t.Helper()
 	addr, dir := FreeAddr(t), t.TempDir()
 	_, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
-	text := "port " + port + "\nbind 127.0.0.1\nsentinel monitor " + name + " " + master + " 2\n" +
-		"sentinel down-after-milliseconds " + name + " 1000\nsentinel failover-timeout " + name + " 5000\n"
+	text := fmt.Sprintf("port %s\nbind 127.0.0.1\nsentinel monitor %s %s %d\n", port, name, master, quorum) +
+		"sentinel down-after-milliseconds " + name + " 1000\nsentinel failover-timeout " + name + " 5000\n" +
+		strings.Join(append(lines, ""), "\n")
 	file := filepath.Join(dir, "sentinel.conf")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-	return start(t, addr, dir, find(t, "apt-get install redis-server", "redis-server", "valkey-server"), file, "--sentinel")
+	return start(t, addr, dir, NeedRedis(t), file, "--sentinel")
 }

@@ -9,16 +9,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Tap is a TCP proxy before a server that counts replies, and can lose one: the server
-// has done what it was asked, the client does not see the answer. A reply is what
-// comes down a connection in one piece.
+// Tap is a TCP proxy before a server. It counts replies and can lose one: the server has
+// executed the command, but the client does not see the answer. A reply is one read from
+// the server's connection.
 type Tap struct {
 	Addr string
 
 	mu      sync.Mutex
 	replies int
-	lose    int  // the reply to lose; 0 for none
-	silent  bool // the connection stays open and mute, else it is closed
+	lose    int  // number of the reply to lose; 0 for none
+	silent  bool // keep the connection open and silent, else close it
 	lost    bool
 }
 
@@ -46,7 +46,7 @@ func NewTap(t *testing.T, server string) *Tap {
 			open = append(open, client, upstream)
 			mu.Unlock()
 			links.Go(func() {
-				_, _ = io.Copy(upstream, client) // it ends when either side does
+				_, _ = io.Copy(upstream, client) // ends when either side closes
 				upstream.Close()
 			})
 			links.Go(func() { p.down(client, upstream) })
@@ -64,7 +64,7 @@ func NewTap(t *testing.T, server string) *Tap {
 	return p
 }
 
-// down passes replies on until one is to be lost.
+// down passes replies on until it reaches the one to lose.
 func (p *Tap) down(client, upstream net.Conn) {
 	defer client.Close()
 	defer upstream.Close()
@@ -96,15 +96,15 @@ func (p *Tap) down(client, upstream net.Conn) {
 	}
 }
 
-// Lose makes the n-th reply from now get lost, counted from 1; silent leaves the
-// connection open and mute, so that the client sees a timeout.
+// Lose makes the tap lose the n-th reply from now, counted from 1. silent keeps the
+// connection open without an answer, so that the client sees a timeout.
 func (p *Tap) Lose(n int, silent bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.replies, p.lose, p.silent, p.lost = 0, n, silent, false
 }
 
-// Replies is how many came since the start, or since Lose.
+// Replies returns how many replies came since the start, or since Lose.
 func (p *Tap) Replies() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// Fate is what becomes of one request.
+// Fate is the outcome of one request.
 type Fate int
 
-// The fates. A request is what a client writes at once: a command or a pipeline.
+// The fates. A request is the data of one client write: a command or a pipeline.
 const (
 	Delivered   Fate = iota
-	RequestLost      // the connection breaks before Redis has it
-	ReplyLost        // Redis runs it, then the connection breaks
-	ReplySilent      // Redis runs it, and the client waits until its own time limit
+	RequestLost      // the connection breaks before Redis receives it
+	ReplyLost        // Redis executes it, then the connection breaks
+	ReplySilent      // Redis executes it, and the client waits for its own timeout
 )
 
 // Link is the network between some clients and a Server. The zero Link works.
 type Link struct {
 	mu   sync.Mutex
 	down bool
-	cut  bool // it was, at some time
+	cut  bool // it was cut at least once
 	fate func(request []byte) Fate
 	open map[*wire]bool
 }
@@ -42,7 +42,7 @@ func (l *Link) Cut() {
 	}
 }
 
-// Mend lets connections through again, and reports whether it was ever cut.
+// Mend lets connections through again, and reports whether the link was ever cut.
 func (l *Link) Mend() (wasCut bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -50,9 +50,9 @@ func (l *Link) Mend() (wasCut bool) {
 	return l.cut
 }
 
-// Lose asks fate about every request from now on; nil ends that. Handshakes and
-// connections that listen to a channel are left alone: the client waits for those under
-// a mutex, which stops the clock of a bubble.
+// Lose sets a func that decides the fate of every request from now on; nil removes it.
+// Handshakes and subscriptions are exempt: the client waits for those under a mutex,
+// which stops the clock of a bubble.
 func (l *Link) Lose(fate func(request []byte) Fate) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,7 +69,8 @@ func (l *Link) draw(request []byte) Fate {
 	return fate(request)
 }
 
-// broken is what a system call says; "dial" is what the client backs off for.
+// broken returns the error of a failed system call. For "dial" errors the client backs
+// off.
 func broken(op string, why syscall.Errno) error {
 	return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, why)}
 }
@@ -81,11 +82,11 @@ func (l *Link) dialer(server *Server) func(context.Context, string, string) (net
 		if l.down {
 			return nil, broken("dial", syscall.ECONNREFUSED)
 		}
-		conn, err := server.dial()
+		conn, err := server.mini.Dial()
 		if err != nil {
 			return nil, err
 		}
-		w := &wire{Conn: newBuffered(conn), link: l}
+		w := &wire{Conn: conn, link: l}
 		if l.open == nil {
 			l.open = map[*wire]bool{}
 		}
@@ -99,8 +100,8 @@ type wire struct {
 	net.Conn
 	link   *Link
 	mu     sync.Mutex
-	listen bool // it listens to a channel
-	next   Fate // of the reply that is awaited
+	listen bool // it is subscribed to a channel
+	next   Fate // fate of the awaited reply
 }
 
 func (w *wire) Write(p []byte) (int, error) {
@@ -138,11 +139,11 @@ func (w *wire) Read(p []byte) (int, error) {
 			w.Conn.Close()
 			return 0, broken("read", syscall.ECONNRESET)
 		}
-		// Silent: what came is dropped, and the client's own time limit ends the wait.
+		// ReplySilent: the reply is dropped, and the client's own timeout ends the wait.
 	}
 }
 
-// A pipe that is closed takes no deadlines; a socket whose other end has gone does.
+// A closed pipe refuses deadlines, while a socket with a closed peer accepts them.
 func (w *wire) SetDeadline(t time.Time) error      { _ = w.Conn.SetDeadline(t); return nil }
 func (w *wire) SetReadDeadline(t time.Time) error  { _ = w.Conn.SetReadDeadline(t); return nil }
 func (w *wire) SetWriteDeadline(t time.Time) error { _ = w.Conn.SetWriteDeadline(t); return nil }

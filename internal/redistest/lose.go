@@ -1,50 +1,44 @@
 package redistest
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/alicebob/miniredis/v2/server"
-	"github.com/neuronmill/neuronmill/internal/replid"
 )
 
-// Commands is how many commands the server has run.
+// Commands returns how many commands the server has executed.
 func (s *Server) Commands() int { return s.mini.CommandCount() }
 
-// Refuse lets commands fail with this error ("LOADING ...", "OOM ..."); "" ends that.
-// Handshakes and subscriptions are answered, as a real one does while it loads.
+// Refuse makes commands fail with this error ("LOADING ...", "OOM ..."); "" ends that.
+// Handshakes and subscriptions are answered, as a real Redis does while it loads.
 func (s *Server) Refuse(message string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refusal = message
 }
 
-// answer stands before each command: it refuses, and tells the replication id, which the
-// in-memory server does not know.
-func (s *Server) answer(c *server.Peer, cmd string, args ...string) bool {
+// refuse answers commands with the error set by Refuse.
+func (s *Server) refuse(c *server.Peer, cmd string, _ ...string) bool {
 	s.mu.Lock()
-	refusal, run := s.refusal, s.life
+	refusal := s.refusal
 	s.mu.Unlock()
-	switch {
-	case cmd == "HELLO" || cmd == "SUBSCRIBE" || cmd == "UNSUBSCRIBE" || cmd == "SCRIPT": // the last one is Restore's own
+	switch cmd {
+	case "HELLO", "SUBSCRIBE", "UNSUBSCRIBE", "SCRIPT": // Restore needs the last one
 		return false
-	case refusal != "":
-		c.WriteError(refusal)
-		return true
-	case cmd == "INFO" && slices.Equal(args, []string{replid.Section}):
-		c.WriteBulk(fmt.Sprintf("# Replication\r\nrole:master\r\nmaster_replid:%012d\r\n", run))
-		return true
 	}
-	return false
+	if refusal == "" {
+		return false
+	}
+	c.WriteError(refusal)
+	return true
 }
 
-// Wipe loses everything, scripts included, as a Redis does that starts anew without a
-// file.
+// Wipe deletes everything, scripts included, as a restart of Redis without a file does.
 func (s *Server) Wipe() { s.Restore(Snapshot{}) }
 
-// Snapshot is what Redis held at a moment.
+// Snapshot is the content of Redis at a moment.
 type Snapshot struct {
 	at      time.Time
 	strings map[string]string
@@ -55,7 +49,7 @@ type Snapshot struct {
 	ttl     map[string]time.Duration
 }
 
-// Snapshot copies everything. Nothing else may reach the server meanwhile.
+// Snapshot copies the content. No other goroutine may use the server meanwhile.
 func (s *Server) Snapshot() Snapshot {
 	db := s.mini.DB(0)
 	c := Snapshot{
@@ -88,11 +82,12 @@ func (s *Server) Snapshot() Snapshot {
 	return c
 }
 
-// Restore sets the memory back to what it was; the scripts are forgotten and the replication
-// id is a new one. Nothing else may reach the server meanwhile.
+// Restore sets the content back to a snapshot. It removes the scripts and sets a new
+// replication ID. No other goroutine may use the server meanwhile.
 func (s *Server) Restore(c Snapshot) {
 	s.mu.Lock()
 	s.life++
+	s.mini.SetReplicationID(replicationID(s.life))
 	s.mu.Unlock()
 	s.mini.FlushAll()
 	client := s.Client(nil)
@@ -119,7 +114,7 @@ func (s *Server) Restore(c Snapshot) {
 			db.HSet(key, f, v)
 		}
 	}
-	// Time has gone on: what would have expired meanwhile does so at once.
+	// Keys that would have expired since the snapshot expire at once.
 	for key, ttl := range c.ttl {
 		if ttl > 0 {
 			db.SetTTL(key, max(ttl-time.Since(c.at), time.Millisecond))

@@ -1,7 +1,7 @@
-// Package replid tells one life of a Redis from another. A server that starts anew, or
-// takes another's place, gives itself a new replication id (INFO replication,
-// https://redis.io/docs/latest/commands/info/), and may lack the last moments of the
-// one before.
+// Package replid reads the replication id of Redis, for failover detection. A server that
+// restarts, or is promoted from a replica, has a new replication id (INFO replication,
+// https://redis.io/docs/latest/commands/info/). It may lack the last writes of its
+// predecessor.
 package replid
 
 import (
@@ -16,21 +16,21 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Section is what to ask INFO for.
+// Section is the section of INFO that contains the id.
 const Section = "replication"
 
-// size is enough of an id to tell two apart.
+// size is the number of characters that are kept of an id; they suffice to tell ids apart.
 const size = 12
 
-// of finds the id in the answer; empty when it is not there.
+// of returns the id in the output of INFO; empty when it is missing.
 func of(info string) string {
 	_, rest, _ := strings.Cut(info, "master_replid:")
 	id, _, _ := strings.Cut(rest, "\r\n")
 	return id[:min(len(id), size)]
 }
 
-// Ask gives the id of a server, or one that changes with that of any master of a cluster;
-// empty where that is not told.
+// Ask returns the id of a server. For a cluster it returns a digest of the ids of all
+// masters. It returns an empty text when a server refuses to tell its id.
 func Ask(ctx context.Context, r redis.UniversalClient) (string, error) {
 	cluster, ok := r.(*redis.ClusterClient)
 	if !ok {

@@ -14,24 +14,24 @@ import (
 	"github.com/robfig/cron/v3"
 )
 
-// file is the form of schedules.yaml.
+// file is the format of schedules.yaml.
 type file struct {
 	Schedules []struct {
 		Name     string            `yaml:"name"`
-		Cron     string            `yaml:"cron"`      // five fields, or @daily and its like
+		Cron     string            `yaml:"cron"`      // five fields, or a descriptor such as @daily
 		TimeZone string            `yaml:"time_zone"` // IANA name; UTC when empty
 		Kind     tasks.Kind        `yaml:"kind"`
 		Payload  map[string]any    `yaml:"payload"`
 		Lane     tasks.Lane        `yaml:"lane"` // bulk when empty
 		Model    string            `yaml:"model"`
-		Deadline string            `yaml:"deadline"` // after the slot: 6h
+		Deadline string            `yaml:"deadline"` // a duration after the slot, such as 6h
 		Metadata map[string]string `yaml:"metadata"`
 	} `yaml:"schedules"`
 }
 
 var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 
-// Load reads schedules.yaml and reports everything wrong with it.
+// Load reads schedules.yaml and reports all its errors at once.
 func Load(r io.Reader) ([]Entry, error) {
 	var f file
 	decoder := yaml.NewDecoder(r, yaml.Strict())
@@ -98,7 +98,7 @@ func Load(r io.Reader) ([]Entry, error) {
 	return entries, errors.Join(errs...)
 }
 
-// zone finds a time zone by its name, not by a path.
+// zone finds a time zone by its name; a path is refused.
 func zone(name string) (*time.Location, error) {
 	if name == "" {
 		return time.UTC, nil

@@ -1,6 +1,6 @@
-// Package schedule enqueues tasks by the clock. Each slot of a schedule fires once,
-// with any number of schedulers: the id of its task is made of the schedule's name and
-// the slot's time. Load reads the file, New makes the Service.
+// Package schedule enqueues tasks by the clock. A slot is one point in time of a schedule.
+// Each slot fires once, with any number of schedulers, because the id of its task is made
+// of the schedule's name and the slot's time. Load reads the file, New makes the Service.
 package schedule
 
 import (
@@ -24,36 +24,38 @@ type Entry struct {
 	zone    *time.Location
 }
 
-// Run is a slot that comes.
+// Run is a future slot of a schedule.
 type Run struct {
 	Name string
 	At   time.Time // in the schedule's time zone
+	Zone string    // name of that zone
 	Kind tasks.Kind
 }
 
-// Scheduler is a Service that enqueues what is due.
+// Scheduler is a Service that enqueues the task of each due slot.
 type Scheduler struct {
-	// CatchUp is how old a slot may be that nobody was there for, and still fire. Zero
-	// skips such slots. A slot that did fire is not repeated while its result exists.
+	// CatchUp is the greatest age of a missed slot that still fires. Zero skips missed
+	// slots. A slot that did fire is not repeated while its result exists.
 	CatchUp time.Duration
 
 	entries []Entry
 	client  *tasks.Client
 	log     *slog.Logger
+	failing map[string]time.Time // the slot last logged as not enqueued, by schedule
 }
 
 // New makes a scheduler; Run starts it.
 func New(entries []Entry, client *tasks.Client, log *slog.Logger) *Scheduler {
-	return &Scheduler{entries: entries, client: client, log: log}
+	return &Scheduler{entries: entries, client: client, log: log, failing: map[string]time.Time{}}
 }
 
 const (
-	retryEvery = 5 * time.Second  // how often a slot is tried again while the queue cannot take it
-	patience   = 30 * time.Second // with one slot, before the others get their turn
+	retryEvery = 5 * time.Second  // between attempts at a slot that could not be enqueued
+	patience   = 30 * time.Second // most time for one attempt, before the other schedules follow
 )
 
-// Run enqueues until ctx ends. A slot that Redis could not take is tried until the
-// next one of its schedule is due, or for CatchUp.
+// Run enqueues until ctx ends. A slot that could not be enqueued is retried until the next
+// slot of its schedule is due, or for CatchUp.
 func (s *Scheduler) Run(ctx context.Context) error {
 	if len(s.entries) == 0 {
 		return errors.New("no schedules")
@@ -63,7 +65,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		next[i] = e.Next(time.Now().Add(-s.CatchUp))
 	}
 	for {
-		// At most a minute at a time: the clock may be set meanwhile.
+		// Sleep at most a minute, because the clock may be changed meanwhile.
 		wake := time.Now().Add(time.Minute)
 		for i, e := range s.entries {
 			next[i] = s.settle(ctx, e, next[i])
@@ -85,8 +87,8 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 }
 
-// settle fires what is due of one schedule and gives the slot to wait for: the next
-// one, or one that is due and must be tried again.
+// settle fires the due slots of one schedule. It returns the slot to wait for: the next
+// one, or a due slot that must be retried.
 func (s *Scheduler) settle(ctx context.Context, e Entry, slot time.Time) time.Time {
 	skipped := 0
 	for now := time.Now(); !slot.IsZero() && !slot.After(now) && ctx.Err() == nil; {
@@ -105,10 +107,10 @@ func (s *Scheduler) settle(ctx context.Context, e Entry, slot time.Time) time.Ti
 	return slot
 }
 
-// fire enqueues one slot; false when it must be tried again.
+// fire enqueues the task of one slot. It returns false if the slot must be retried.
 func (s *Scheduler) fire(ctx context.Context, e Entry, slot time.Time) bool {
 	log := s.log.With("schedule", e.Name, "slot", slot)
-	options := append(slices.Clip(e.options), tasks.WithIdempotencyKey("schedule/"+e.Name+"/"+slot.UTC().Format(time.RFC3339)))
+	options := append(slices.Clip(e.options), tasks.WithScheduleSlot(e.Name, slot))
 	if e.ttl > 0 {
 		deadline := slot.Add(e.ttl)
 		if !deadline.After(time.Now()) {
@@ -128,12 +130,13 @@ func (s *Scheduler) fire(ctx context.Context, e Entry, slot time.Time) bool {
 		log.Error("slot was enqueued with another task; is a scheduler running with an older file?", "error", err)
 		return true
 	}
-	if _, refused := errors.AsType[tasks.Problems](err); refused {
+	if _, refused := errors.AsType[tasks.ValidationError](err); refused {
 		log.Error("slot given up: its task is refused", "error", err)
 		return true
 	}
-	if ctx.Err() == nil {
-		log.Error("slot not enqueued, will try again", "error", err, "again_in", retryEvery)
+	if ctx.Err() == nil && !s.failing[e.Name].Equal(slot) {
+		s.failing[e.Name] = slot
+		log.Error("slot not enqueued; it is tried again", "error", err, "every", retryEvery)
 	}
 	return false
 }

@@ -1,6 +1,7 @@
 package schedule_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -75,7 +76,7 @@ func TestASlotThatRedisCouldNotTakeIsTriedAgain(t *testing.T) {
 	})
 }
 
-// sick is a Redis that refuses everything until a moment.
+// sick is a Redis that refuses everything until a given time.
 type sick struct{ until time.Time }
 
 func (h *sick) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -138,7 +139,7 @@ func TestClockChangesNeitherSkipNorDoubleASlot(t *testing.T) {
 	}
 }
 
-// queued is how many tasks wait in a queue.
+// queued returns how many tasks wait in a queue.
 func queued(t *testing.T, r *redis.Client, queue string) int {
 	t.Helper()
 	n, err := r.LLen(t.Context(), "asynq:{"+queue+"}:pending").Result()
@@ -183,6 +184,54 @@ func TestASlotIsNotEnqueuedBehindItsDeadline(t *testing.T) {
 	})
 }
 
+func TestTheTaskOfASlotHasTheDeadlineOfItsSlot(t *testing.T) {
+	const brief = "schedules: [{name: a, cron: '@hourly', kind: text, payload: {prompt: x}, deadline: 90m}]"
+	synctest.Test(t, func(t *testing.T) {
+		client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: storage.NewMemory()})
+		start := time.Now().Truncate(time.Hour)
+		runFor(t, time.Hour+time.Minute, 0, brief, client)
+		list, err := client.List(t.Context(), tasks.ListFilter{})
+		require.NoError(t, err)
+		require.Len(t, list, 1)
+		require.Equal(t, start.Add(time.Hour+90*time.Minute), list[0].Deadline.Local())
+	})
+}
+
+func TestSlotsThatLaterOnesHaveOverrunAreSkippedAndCounted(t *testing.T) {
+	const hourly = "schedules: [{name: a, cron: '@hourly', kind: text, payload: {prompt: x}}]"
+	synctest.Test(t, func(t *testing.T) {
+		memory := redistest.Memory(t)
+		memory.AddHook(&sick{until: time.Now().Truncate(time.Hour).Add(4*time.Hour - time.Minute)})
+		client := tasks.NewClient(tasks.Config{Redis: memory})
+		var log bytes.Buffer
+		s := schedule.New(load(t, hourly), client, slog.New(slog.NewTextHandler(&log, nil)))
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Hour-time.Second)
+		defer cancel()
+		require.NoError(t, s.Run(ctx))
+		require.Equal(t, 2, queued(t, memory, "text:bulk"), "the third slot, late, and the fourth")
+		require.Equal(t, 2, strings.Count(log.String(), "slots=1"), log.String())
+		require.Equal(t, 3, strings.Count(log.String(), "slot not enqueued"), "once a slot: %s", log.String())
+	})
+}
+
+func TestASlotThatHasAnotherTaskIsGivenUp(t *testing.T) {
+	const hourly = "schedules: [{name: a, cron: '@hourly', kind: text, payload: {prompt: x}}]"
+	synctest.Test(t, func(t *testing.T) {
+		memory := redistest.Memory(t)
+		client := tasks.NewClient(tasks.Config{Redis: memory, Store: storage.NewMemory()})
+		slot := time.Now().Truncate(time.Hour).Add(time.Hour)
+		_, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "of an older file"}, tasks.WithLane(tasks.Bulk), tasks.WithScheduleSlot("a", slot))
+		require.NoError(t, err)
+		var log bytes.Buffer
+		s := schedule.New(load(t, hourly), client, slog.New(slog.NewTextHandler(&log, nil)))
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour+time.Minute)
+		defer cancel()
+		require.NoError(t, s.Run(ctx))
+		require.Equal(t, 1, strings.Count(log.String(), "slot was enqueued with another task"), log.String())
+		require.Equal(t, 2, queued(t, memory, "text:bulk"), "the other task and the next slot's")
+	})
+}
+
 func TestABadFileIsRefusedWithEveryProblem(t *testing.T) {
 	for text, want := range map[string][]string{
 		"":                                       {"empty"},
@@ -190,12 +239,15 @@ func TestABadFileIsRefusedWithEveryProblem(t *testing.T) {
 		"schedules:\n  - nam: x\n":               {"nam", "2"},
 		"schedules: []\n---\nschedules: []":      {"more than one"},
 		"schedules:\n  - name: a\n    name: b\n": {"3", "name"},
-		"schedules: [{name: a, cron: '* * * * * *', kind: text, payload: {prompt: x}}]":                                    {"schedules[0] a: cron"},
-		"schedules: [{name: a, cron: '@every 1ms', kind: text, payload: {prompt: x}}]":                                     {"five fields"},
-		"schedules: [{name: a, cron: '0 0 30 2 *', kind: text, payload: {prompt: x}}]":                                     {"never comes"},
-		"schedules: [{name: a, cron: '@daily', time_zone: ../../etc/passwd, kind: text, payload: {prompt: x}}]":            {"no time zone"},
-		"schedules: [{name: a b, cron: '60 * * * *', time_zone: Mars/Phobos, kind: txt, lane: fast}]":                      {"name", "cron", "time_zone", "payload", "lane"},
-		"schedules: [{name: a, cron: '@daily', kind: text, model: '@cf/meta/llama-2-7b-chat-int8', payload: {prompt: x}}]": {"withdrawn"},
+		"schedules: [{name: a, cron: '@daily', kind: text, payload: {prompt: x}}, {name: a, cron: '@hourly', kind: text, payload: {prompt: y}}]": {"schedules[1] a: name"},
+		"schedules: [{name: a, cron: '@daily', kind: text, deadline: soon, payload: {prompt: x}}]":                                               {"schedules[0] a: deadline"},
+		"schedules: [{name: a, cron: '@daily', kind: text, deadline: -6h, payload: {prompt: x}}]":                                                {"schedules[0] a: deadline"},
+		"schedules: [{name: a, cron: '* * * * * *', kind: text, payload: {prompt: x}}]":                                                          {"schedules[0] a: cron"},
+		"schedules: [{name: a, cron: '@every 1ms', kind: text, payload: {prompt: x}}]":                                                           {"five fields"},
+		"schedules: [{name: a, cron: '0 0 30 2 *', kind: text, payload: {prompt: x}}]":                                                           {"never comes"},
+		"schedules: [{name: a, cron: '@daily', time_zone: ../../etc/passwd, kind: text, payload: {prompt: x}}]":                                  {"no time zone"},
+		"schedules: [{name: a b, cron: '60 * * * *', time_zone: Mars/Phobos, kind: txt, lane: fast}]":                                            {"name", "cron", "time_zone", "payload", "lane"},
+		"schedules: [{name: a, cron: '@daily', kind: text, model: '@cf/meta/llama-2-7b-chat-int8', payload: {prompt: x}}]":                       {"withdrawn"},
 	} {
 		_, err := schedule.Load(strings.NewReader(text))
 		require.Error(t, err, text)

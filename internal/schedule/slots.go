@@ -6,10 +6,12 @@ import (
 	"github.com/robfig/cron/v3"
 )
 
-// Next is the first slot behind t; zero when there is none within some years. A
-// schedule for certain hours goes by the clock on the wall: slots in the hour that is
-// skipped in spring come as one, right when the clocks have gone forward; one in the
-// hour that comes twice in autumn comes the first time. Hourly ones go by elapsed time.
+// Next returns the first slot after t; zero when there is none within some years.
+//
+// A schedule for certain hours follows the local wall clock. Slots in the hour that is
+// skipped in spring fire as one, right after the clocks went forward. A slot in the hour
+// that is repeated in autumn fires the first time. Schedules for every hour follow elapsed
+// time.
 func (e Entry) Next(t time.Time) time.Time {
 	const everyHour = 1 << 63 // cron's mark of a "*" field
 	if s, ok := e.slots.(*cron.SpecSchedule); !ok || s.Hour&everyHour != 0 {
@@ -25,14 +27,14 @@ func (e Entry) Next(t time.Time) time.Time {
 	}
 }
 
-// shown is what the clock on the wall shows at t, written as UTC, where no hour is
-// skipped and none comes twice.
+// shown returns the local wall clock time of t as a UTC time. UTC skips and repeats no
+// hour.
 func shown(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
 }
 
-// first is the first moment at which clocks in z show wall or, where they never do,
-// the moment they were put forward.
+// first returns the first moment at which the wall clock in z shows wall. For a skipped
+// time it returns the moment at which the clocks went forward.
 func first(wall time.Time, z *time.Location) time.Time {
 	t := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), wall.Second(), 0, z)
 	start, end := t.ZoneBounds()
@@ -52,7 +54,7 @@ func first(wall time.Time, z *time.Location) time.Time {
 	return t
 }
 
-// Next gives the next n runs of all entries behind t, in order of time.
+// Next returns the next n runs of all entries after t, in order of time.
 func Next(entries []Entry, t time.Time, n int) []Run {
 	var runs []Run
 	next := make([]time.Time, len(entries))
@@ -70,7 +72,7 @@ func Next(entries []Entry, t time.Time, n int) []Run {
 			break
 		}
 		e := entries[soonest]
-		runs = append(runs, Run{e.Name, next[soonest], e.payload.Kind()})
+		runs = append(runs, Run{e.Name, next[soonest].In(e.zone), e.zone.String(), e.payload.Kind()})
 		next[soonest] = e.Next(next[soonest])
 	}
 	return runs

@@ -1,10 +1,3 @@
-// Package fsstore keeps objects in a folder, one file each. It is the bucket when
-// none is set.
-//
-// The key "a/b.txt" is the file a/b.txt, so that people find their results. Characters
-// that file systems treat unlike each other are written as %XX. What cannot be told from
-// the name, the content type, stands in a ".type" file where it differs from the one the
-// extension has. An object and others below its name, "a" and "a/b", cannot both exist.
 package fsstore
 
 import (
@@ -20,18 +13,20 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/neuronmill/neuronmill/storage"
 )
 
-// Store is a folder. It is safe for concurrent use, by several processes too.
+// Store is a folder. It is safe for concurrent use, also by several processes.
 type Store struct {
 	root string
 }
 
 var _ storage.Store = (*Store)(nil)
 
-// Open makes the folder where there is none. There is nothing to close.
+// Open creates the folder if it does not exist. It deletes unfinished files of processes
+// that were killed. There is nothing to close.
 func Open(dir string) (*Store, error) {
 	root, err := filepath.Abs(dir)
 	if err == nil {
@@ -40,73 +35,117 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the store in %s: %w", dir, err)
 	}
-	return &Store{root: root}, nil
+	s := &Store{root: root}
+	s.removeAbandoned()
+	return s, nil
 }
 
-// tempDir holds files that are being written; no key leads there, since none of their
-// file names begins with a dot.
+// tempDir holds unfinished files. No key maps to it, since the file names of keys never
+// begin with a dot.
 const tempDir = ".writing"
+
+const (
+	abandonedAfter = 24 * time.Hour // no write pauses for longer
+	abandonedMost  = 10_000         // maximum number of files checked by one Open, so that it stays quick
+)
+
+// removeAbandoned deletes files in tempDir that were not written to for a day.
+func (s *Store) removeAbandoned() {
+	dir, err := os.Open(filepath.Join(s.root, tempDir))
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	found, _ := dir.ReadDir(abandonedMost) // the next Open checks again
+	for _, f := range found {
+		if info, err := f.Info(); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > abandonedAfter {
+			_ = os.Remove(filepath.Join(dir.Name(), f.Name()))
+		}
+	}
+}
 
 // Put implements storage.Store.
 func (s *Store) Put(ctx context.Context, key string, body io.Reader, contentType string) error {
-	return s.write(ctx, key, body, contentType, os.Rename)
+	return s.write(ctx, "put", key, body, contentType, os.Rename)
 }
 
-// Create implements storage.Store. A link onto a name that exists fails, so one of
-// concurrent creators wins.
+// Create implements storage.Store. Linking to an existing name fails, so exactly one of
+// several concurrent creators succeeds.
 func (s *Store) Create(ctx context.Context, key string, body io.Reader, contentType string) error {
-	err := s.write(ctx, key, body, contentType, os.Link)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("create %s: %w", key, storage.ErrExists)
-	}
-	return err
+	return s.write(ctx, "create", key, body, contentType, os.Link)
 }
 
-// write fills a temporary file, syncs it and gives it its name with place.
-func (s *Store) write(ctx context.Context, key string, body io.Reader, contentType string, place func(from, to string) error) (err error) {
+// write fills and syncs a temporary file and moves it to its name with place. It writes
+// the content type last, so that a failed write keeps the content type of the existing
+// object.
+func (s *Store) write(ctx context.Context, verb, key string, body io.Reader, contentType string, place func(from, to string) error) error {
 	name, err := s.file(key)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			err = fmt.Errorf("put %s: %w", key, err)
-		}
-	}()
-	temp, err := os.CreateTemp(filepath.Join(s.root, tempDir), "put-*")
+	notWritten := func(err error) error {
+		return fmt.Errorf("%w: %w", s.explain(verb, key, err), storage.ErrNotWritten)
+	}
+	temp, err := s.temporary(&reader{ctx, body})
 	if err != nil {
-		return err
+		return notWritten(err)
 	}
-	defer os.Remove(temp.Name())
-	defer temp.Close()
-	if _, err := io.Copy(temp, &reader{ctx, body}); err != nil {
-		return err
-	}
-	if err := temp.Sync(); err != nil {
-		return err
+	defer os.Remove(temp)
+	own := "" // the file with the content type, if the extension implies another one
+	if contentType != "" && contentType != mime.TypeByExtension(path.Ext(name)) {
+		if own, err = s.temporary(strings.NewReader(contentType)); err != nil {
+			return notWritten(err)
+		}
+		defer os.Remove(own)
 	}
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-		return err
+		return notWritten(err)
 	}
-	if err := s.placeType(name, contentType); err != nil {
-		return err
+	if err := place(temp, name); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			if there, missing := os.Stat(name); missing == nil && there.IsDir() {
+				return notWritten(errors.New("other objects are below this name"))
+			}
+			return fmt.Errorf("%s %s: %w", verb, key, storage.ErrExists)
+		}
+		return notWritten(err)
 	}
-	if err := place(temp.Name(), name); err != nil {
-		return err
+	if err := placeType(own, name+typeSuffix); err != nil {
+		return s.explain(verb, key, err)
 	}
-	return syncDir(filepath.Dir(name))
+	if err := syncDir(filepath.Dir(name)); err != nil {
+		return s.explain(verb, key, err)
+	}
+	return nil
 }
 
-// placeType writes the content type where the extension does not tell it.
-func (s *Store) placeType(name, contentType string) error {
-	if contentType == "" || contentType == mime.TypeByExtension(path.Ext(name)) {
-		err := os.Remove(name + typeSuffix)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+// temporary writes a file in tempDir that survives a power failure, and returns its name.
+func (s *Store) temporary(body io.Reader) (name string, err error) {
+	f, err := os.CreateTemp(filepath.Join(s.root, tempDir), "put-*")
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(f, body)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = cmp.Or(err, f.Close()); err != nil {
+		_ = os.Remove(f.Name())
+		return "", err
+	}
+	return f.Name(), nil
+}
+
+// placeType moves the file with an object's content type to its name. Without such a file
+// it deletes that of the previous object.
+func placeType(own, name string) error {
+	if own != "" {
+		return os.Rename(own, name)
+	}
+	if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.WriteFile(name+typeSuffix, []byte(contentType), 0o600)
+	return nil
 }
 
 func syncDir(dir string) error {
@@ -118,7 +157,7 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// reader ends with its context.
+// reader stops when its context ends.
 type reader struct {
 	ctx  context.Context
 	body io.Reader
@@ -142,11 +181,11 @@ func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	}
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, missing("get", key, err)
+		return nil, s.explainMissing("get", key, err)
 	}
 	if stat, err := f.Stat(); err != nil || stat.IsDir() {
 		f.Close()
-		return nil, missing("get", key, cmp.Or(err, fs.ErrNotExist))
+		return nil, s.explainMissing("get", key, cmp.Or(err, fs.ErrNotExist))
 	}
 	return f, nil
 }
@@ -165,7 +204,7 @@ func (s *Store) Head(ctx context.Context, key string) (storage.Info, error) {
 		err = fs.ErrNotExist
 	}
 	if err != nil {
-		return storage.Info{}, missing("head", key, err)
+		return storage.Info{}, s.explainMissing("head", key, err)
 	}
 	contentType := mime.TypeByExtension(path.Ext(name))
 	if own, err := os.ReadFile(name + typeSuffix); err == nil {
@@ -174,11 +213,41 @@ func (s *Store) Head(ctx context.Context, key string) (storage.Info, error) {
 	return storage.Info{Key: key, Size: stat.Size(), ContentType: contentType, Modified: stat.ModTime()}, nil
 }
 
-func missing(verb, key string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return fmt.Errorf("%s %s: %w", verb, key, storage.ErrNotFound)
+// explain adds the operation and the matching sentinel of package storage to an error.
+func (s *Store) explain(verb, key string, err error) error {
+	if isMissing(err) {
+		err = cmp.Or(s.bucketMissing(), err)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: %w", storage.ErrDenied, err)
 	}
 	return fmt.Errorf("%s %s: %w", verb, key, err)
+}
+
+// explainMissing does the same for operations in which a missing file means a missing
+// object.
+func (s *Store) explainMissing(verb, key string, err error) error {
+	err = s.explain(verb, key, err)
+	if isMissing(err) {
+		return fmt.Errorf("%s %s: %w", verb, key, storage.ErrNotFound)
+	}
+	return err
+}
+
+func isMissing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+}
+
+// bucketMissing returns an error if the folder is no longer a bucket, otherwise nil.
+func (s *Store) bucketMissing() error {
+	_, err := os.Stat(filepath.Join(s.root, tempDir))
+	switch {
+	case err == nil:
+		return nil
+	case isMissing(err):
+		return fmt.Errorf("%w: the folder %s is gone: mount or restore it, and start again", storage.ErrNoBucket, s.root)
+	}
+	return err
 }
 
 // Delete implements storage.Store.
@@ -190,16 +259,20 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []string{name, name + typeSuffix} {
+	// The type is deleted first: after the object is deleted, a new one may use the key.
+	for _, f := range []string{name + typeSuffix, name} {
 		err := os.Remove(f)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) && !errors.Is(err, syscall.ENOTEMPTY) {
-			return fmt.Errorf("delete %s: %w", key, err)
+		if err == nil || errors.Is(err, syscall.ENOTEMPTY) { // a folder of objects below the key
+			continue
+		}
+		if err := s.explainMissing("delete", key, err); !errors.Is(err, storage.ErrNotFound) {
+			return err
 		}
 	}
 	return nil
 }
 
-// file is where an object lies.
+// file returns the file name of an object.
 func (s *Store) file(key string) (string, error) {
 	if err := storage.CheckKey(key); err != nil {
 		return "", err
@@ -207,7 +280,7 @@ func (s *Store) file(key string) (string, error) {
 	segments := strings.Split(key, "/")
 	for i, segment := range segments {
 		segments[i] = escape(segment)
-		if len(segments[i]) > 250 {
+		if len(segments[i])+len(typeSuffix) > 255 {
 			return "", fmt.Errorf("%w: a segment is too long for a file name", storage.ErrInvalidKey)
 		}
 	}

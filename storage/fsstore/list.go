@@ -3,7 +3,6 @@ package fsstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"iter"
 	"os"
@@ -14,33 +13,47 @@ import (
 	"github.com/neuronmill/neuronmill/storage"
 )
 
-// List implements storage.Store. It reads one folder at a time.
+// List implements storage.Store. It starts in the folder that the prefix names, and reads
+// one folder at a time.
 func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Info, error] {
 	return func(yield func(storage.Info, error) bool) {
-		s.walk(ctx, s.root, "", prefix, after, yield)
+		if err := s.bucketMissing(); err != nil {
+			yield(storage.Info{}, s.explain("list", prefix, err))
+			return
+		}
+		dir, base := s.root, prefix[:strings.LastIndexByte(prefix, '/')+1]
+		if base != "" {
+			var err error
+			if dir, err = s.file(strings.TrimSuffix(base, "/")); err != nil {
+				return // no key has this prefix
+			}
+		}
+		s.walk(ctx, dir, base, prefix, after, yield)
 	}
 }
 
-// entry is one object, or the objects below one folder, in the order of their keys.
+// entry is one object, or the objects below one folder, sorted by key.
 type entry struct {
-	key string // of the object; what the keys below a folder begin with, "/" included
+	key string // of the object; for a folder the common prefix of its keys, with the trailing "/"
 	dir bool
 	fs.DirEntry
 }
 
-// walk yields what lies in dir, whose keys begin with base; false when it is to stop.
+// walk yields the objects in dir, whose keys begin with base. It returns false if the
+// caller stops.
 func (s *Store) walk(ctx context.Context, dir, base, prefix, after string, yield func(storage.Info, error) bool) bool {
-	entries, err := read(dir, base)
+	err := ctx.Err()
+	var entries []entry
 	if err == nil {
-		err = ctx.Err()
+		entries, err = read(dir, base)
 	}
 	if err != nil {
-		yield(storage.Info{}, fmt.Errorf("list %s: %w", prefix, err))
+		yield(storage.Info{}, s.explain("list", prefix, err))
 		return false
 	}
 	for _, e := range entries {
 		if e.dir {
-			// Skip folders whose keys cannot match, or all lie before the start.
+			// Skip folders whose keys cannot match or all sort before the start.
 			if !strings.HasPrefix(e.key, prefix) && !strings.HasPrefix(prefix, e.key) ||
 				after > e.key && !strings.HasPrefix(after, e.key) {
 				continue
@@ -55,10 +68,10 @@ func (s *Store) walk(ctx context.Context, dir, base, prefix, after string, yield
 		}
 		stat, err := e.Info()
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted while we looked
+			continue // deleted meanwhile
 		}
 		if err != nil {
-			yield(storage.Info{}, fmt.Errorf("list %s: %w", prefix, err))
+			yield(storage.Info{}, s.explain("list", prefix, err))
 			return false
 		}
 		if !yield(storage.Info{Key: e.key, Size: stat.Size(), Modified: stat.ModTime()}, nil) {
@@ -68,9 +81,17 @@ func (s *Store) walk(ctx context.Context, dir, base, prefix, after string, yield
 	return true
 }
 
+// read returns the entries of a folder, or none if the folder does not exist.
 func read(dir, base string) ([]entry, error) {
-	found, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	f, err := os.Open(dir)
+	if err == nil {
+		defer f.Close()
+	}
+	var found []fs.DirEntry
+	if err == nil {
+		found, err = f.ReadDir(-1)
+	}
+	if isMissing(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -84,7 +105,7 @@ func read(dir, base string) ([]entry, error) {
 		}
 		segment, err := unescape(name)
 		if err != nil {
-			continue // not ours
+			continue // not an object
 		}
 		key := base + segment
 		if isDir {

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-const typeSuffix = "%.type" // "%" followed by no hex digits: no escaped name ends so
+const typeSuffix = "%.type" // no escaped name ends this way: hex digits must follow "%"
 
-// escape writes a segment as a file name: letters, digits and a few marks as they are,
-// the rest as %XX, and so a dot that it begins with.
+// escape encodes a segment as a file name. It keeps letters, digits and a few marks; it
+// writes the rest, and a leading dot, as %XX.
 func escape(segment string) string {
 	var b strings.Builder
 	for i := range len(segment) {

@@ -10,12 +10,12 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 )
 
-// patient is the SDK's own HTTP client on connections that break when nothing moves.
-// The SDK waits for an answer without end: a lost one would hold its task for ever.
+// patient returns the SDK's own HTTP client with an idle timeout on its connections. The
+// SDK waits for an answer forever, so a lost one would block its task forever.
 func patient(d time.Duration) *awshttp.BuildableClient {
 	d = cmp.Or(d, 30*time.Second)
 	return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
-		t.MaxIdleConnsPerHost = t.MaxIdleConns // the SDK keeps ten: a busy worker would dial for each write
+		t.MaxIdleConnsPerHost = t.MaxIdleConns // the default of the SDK is ten: a busy worker would dial for each write
 		dial := t.DialContext
 		t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := dial(ctx, network, addr)
@@ -27,8 +27,8 @@ func patient(d time.Duration) *awshttp.BuildableClient {
 	})
 }
 
-// moving is a connection on which something must move now and then, in either
-// direction: a long upload is answered only at its end.
+// moving is a connection with an idle timeout: some bytes must be sent or received within
+// it. A long upload is answered only at its end, so both directions count.
 type moving struct {
 	net.Conn
 	patience time.Duration

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Config says where the bucket is. Credentials come by the AWS chain: environment,
+// Config says where the bucket is. Credentials come from the AWS chain: environment,
 // shared files, instance roles.
 type Config struct {
 	Bucket    string
-	Prefix    string        // before every key; "" or without a trailing "/"
+	Prefix    string        // prefix of every key; "" or without a trailing "/"
 	Endpoint  string        // of a service other than AWS; empty for AWS
-	Region    string        // auto when empty
-	PathStyle bool          // bucket in the path, not in the host name
-	Patience  time.Duration // a connection on which nothing moves for so long is broken; 0 means 30 s
+	Region    string        // empty or "auto": the region that the Endpoint names; on AWS that of the AWS settings
+	PathStyle bool          // bucket name in the path, not in the host name
+	Patience  time.Duration // idle timeout of a connection; 0 means 30 s
 }
 
-// String describes the bucket to people.
+// String describes the bucket for people.
 func (c Config) String() string {
 	s := "s3://" + c.Bucket
 	if c.Prefix != "" {
@@ -32,7 +32,8 @@ func (c Config) String() string {
 	return s
 }
 
-// ParseURL reads s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=auto&path_style=true.
+// ParseURL parses
+// s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=auto&path_style=true.
 func ParseURL(raw string) (Config, error) {
 	wrong := func(why string) (Config, error) {
 		return Config{}, errors.New("NEURONMILL_STORE_URL is not valid: " + why)
@@ -44,7 +45,7 @@ func ParseURL(raw string) (Config, error) {
 	if u.User != nil {
 		return wrong("keys do not belong into it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 	}
-	c := Config{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/"), Region: "auto"}
+	c := Config{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/")}
 	for name, values := range u.Query() {
 		value := values[0]
 		switch name {

@@ -1,4 +1,3 @@
-// Package storagetest holds the rules that every storage.Store keeps.
 package storagetest
 
 import (
@@ -17,16 +16,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Run holds the stores that open makes against the rules. Each call of open gives an
-// empty one.
+// Run runs the suite. Each call of open returns an empty store.
 func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 	rules := map[string]func(*testing.T, storage.Store){
 		"what is put is got":                         roundTrip,
 		"put replaces the whole object":              replace,
 		"create has one winner":                      oneWinner,
+		"a create that loses changes nothing":        loserChangesNothing,
+		"a create passes the preflight":              preflight,
+		"a body is stored from where it stands":      fromWhereItStands,
 		"a reader keeps the object it opened":        readerKeeps,
 		"what is missing is ErrNotFound":             missing,
 		"listing is in order, from and below":        listing,
+		"a listing begins where its prefix leads":    prefixes,
+		"many objects are deleted at once":           deleteMany,
 		"odd keys work, invalid ones are refused":    keys,
 		"large objects pass":                         large,
 		"a body that fails leaves nothing":           failing,
@@ -69,8 +72,61 @@ func roundTrip(t *testing.T, s storage.Store) {
 
 func replace(t *testing.T, s storage.Store) {
 	put(t, s, "k", "a long first body")
-	put(t, s, "k", "short")
-	require.Equal(t, "short", get(t, s, "k"))
+	for _, contentType := range []string{"application/x-own", "application/json", "text/plain"} {
+		require.NoError(t, s.Put(t.Context(), "k", strings.NewReader("short"), contentType))
+		require.Equal(t, "short", get(t, s, "k"))
+		require.Equal(t, contentType, typeOf(t, s, "k"))
+	}
+	require.NoError(t, s.Put(t.Context(), "k.json", strings.NewReader("{}"), "application/x-own"))
+	require.NoError(t, s.Delete(t.Context(), "k.json"))
+	require.NoError(t, s.Create(t.Context(), "k.json", strings.NewReader("{}"), "application/json"))
+	require.Equal(t, "application/json", typeOf(t, s, "k.json"), "that of the object before has gone with it")
+}
+
+func typeOf(t *testing.T, s storage.Store, key string) string {
+	t.Helper()
+	info, err := s.Head(t.Context(), key)
+	require.NoError(t, err)
+	return info.ContentType
+}
+
+func loserChangesNothing(t *testing.T, s storage.Store) {
+	for _, key := range []string{"own.json", "plain.json"} {
+		contentType := map[string]string{"own.json": "application/x-own", "plain.json": "application/json"}[key]
+		require.NoError(t, s.Create(t.Context(), key, strings.NewReader("first"), contentType))
+		for _, loser := range []string{"application/json", "application/x-other", ""} {
+			err := s.Create(t.Context(), key, strings.NewReader("second"), loser)
+			require.ErrorIs(t, err, storage.ErrExists)
+			require.NotErrorIs(t, err, storage.ErrNotWritten)
+		}
+		require.Equal(t, "first", get(t, s, key))
+		require.Equal(t, contentType, typeOf(t, s, key))
+	}
+	for info, err := range s.List(t.Context(), "", "") {
+		require.NoError(t, err)
+		require.Contains(t, []string{"own.json", "plain.json"}, info.Key)
+	}
+}
+
+func preflight(t *testing.T, s storage.Store) {
+	require.NoError(t, storage.Preflight(t.Context(), s))
+	for info, err := range s.List(t.Context(), "", "") {
+		require.NoError(t, err)
+		require.Empty(t, info, "it leaves nothing")
+	}
+}
+
+func fromWhereItStands(t *testing.T, s storage.Store) {
+	for key, write := range map[string]func(context.Context, string, io.Reader, string) error{"put": s.Put, "create": s.Create} {
+		for kind, body := range map[string]io.Reader{
+			"seekable": strings.NewReader("head and rest"), "stream": io.MultiReader(strings.NewReader("head and rest")),
+		} {
+			_, err := io.ReadFull(body, make([]byte, len("head and ")))
+			require.NoError(t, err)
+			require.NoError(t, write(t.Context(), key+"/"+kind, body, ""))
+			require.Equal(t, "rest", get(t, s, key+"/"+kind), key+" "+kind)
+		}
+	}
 }
 
 func oneWinner(t *testing.T, s storage.Store) {
@@ -144,8 +200,65 @@ func listing(t *testing.T, s storage.Store) {
 	require.Empty(t, list("none/", ""))
 	for _, err := range s.List(t.Context(), "t/", "") {
 		require.NoError(t, err)
-		break // a listing may be left early
+		break // a caller may stop a listing early
 	}
+}
+
+func prefixes(t *testing.T, s storage.Store) {
+	for _, k := range []string{"a/b/c", "a/b/d", "a/bc", "a/b-", "b", "A b/c d/e"} {
+		put(t, s, k, "x")
+	}
+	for _, c := range []struct {
+		prefix, after string
+		want          []string
+	}{
+		{"a/b/", "", []string{"a/b/c", "a/b/d"}},
+		{"a/b", "", []string{"a/b-", "a/b/c", "a/b/d", "a/bc"}},
+		{"a/b/c", "", []string{"a/b/c"}},
+		{"a/b/c/", "", nil}, // an object is not a folder
+		{"a/b/x/", "", nil},
+		{"a/", "a/b/c", []string{"a/b/d", "a/bc"}},
+		{"a/b/", "a/b/c", []string{"a/b/d"}},
+		{"a/b/", "a/a", []string{"a/b/c", "a/b/d"}},
+		{"a/b/", "a/b", []string{"a/b/c", "a/b/d"}},
+		{"a/b/", "a/b0", nil},
+		{"a/b/", "b", nil},
+		{"A b/c d/", "", []string{"A b/c d/e"}},
+		{"A b/c", "A b", []string{"A b/c d/e"}},
+		{"", "a/b/d", []string{"a/bc", "b"}},
+		{"", "zzz", nil},
+		{"../", "", nil},
+		{"/", "", nil},
+		{"a//", "", nil},
+	} {
+		var got []string
+		for info, err := range s.List(t.Context(), c.prefix, c.after) {
+			require.NoError(t, err)
+			got = append(got, info.Key)
+		}
+		require.Equal(t, c.want, got, "%q after %q", c.prefix, c.after)
+	}
+}
+
+func deleteMany(t *testing.T, s storage.Store) {
+	keys := []string{"gone/missing", "gone/a b&<c>"}
+	put(t, s, keys[1], "x")
+	for i := range 30 {
+		keys = append(keys, fmt.Sprintf("gone/%02d", i))
+		put(t, s, keys[len(keys)-1], "x")
+	}
+	put(t, s, "stays", "x")
+	require.ErrorIs(t, storage.DeleteMany(t.Context(), s, append([]string{"../x"}, keys...)), storage.ErrInvalidKey)
+	require.Equal(t, "x", get(t, s, keys[1]), "an invalid key is found before anything goes")
+	require.NoError(t, storage.DeleteMany(t.Context(), s, nil))
+	require.NoError(t, storage.DeleteMany(t.Context(), s, keys))
+	require.NoError(t, storage.DeleteMany(t.Context(), s, keys), "missing objects are no error")
+	var left []string
+	for info, err := range s.List(t.Context(), "", "") {
+		require.NoError(t, err)
+		left = append(left, info.Key)
+	}
+	require.Equal(t, []string{"stays"}, left)
 }
 
 func keys(t *testing.T, s storage.Store) {
@@ -164,13 +277,15 @@ func keys(t *testing.T, s storage.Store) {
 	}
 	require.Equal(t, len(odd), n)
 	for _, k := range []string{"", "/", "a//b", "a/", "/a", "../a", "a/./b", "a\x00b", "a\nb", "\xff", strings.Repeat("k", 1025)} {
-		require.ErrorIs(t, s.Put(t.Context(), k, strings.NewReader("x"), ""), storage.ErrInvalidKey, "%q", k)
-		_, err := s.Get(t.Context(), k)
-		require.ErrorIs(t, err, storage.ErrInvalidKey, "%q", k)
+		for name, err := range Try(t.Context(), s, k, k) {
+			if !strings.HasPrefix(name, "list") {
+				require.ErrorIs(t, err, storage.ErrInvalidKey, "%s %q", name, k)
+			}
+		}
 	}
 }
 
-// large sends 20 MiB of known content through a reader of unknown length.
+// large writes and reads 20 MiB of known content through a reader of unknown length.
 func large(t *testing.T, s storage.Store) {
 	const size = 20 << 20
 	sum := sha256.New()
@@ -189,7 +304,7 @@ func large(t *testing.T, s storage.Store) {
 	}
 }
 
-// pattern is an endless text that does not repeat soon.
+// pattern is an endless text with a long period.
 type pattern struct{ n uint64 }
 
 func (p *pattern) Read(b []byte) (int, error) {
@@ -200,7 +315,7 @@ func (p *pattern) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Failing is a body that breaks off after n bytes.
+// Failing returns a body that fails after n bytes.
 func Failing(n int64) io.Reader {
 	return io.MultiReader(io.LimitReader(&pattern{}, n), broken{})
 }
@@ -211,25 +326,74 @@ func (broken) Read([]byte) (int, error) { return 0, errors.New("the body broke o
 
 func failing(t *testing.T, s storage.Store) {
 	for _, n := range []int64{0, 100, 18 << 20} {
-		require.Error(t, s.Put(t.Context(), "half", Failing(n), ""))
-		_, err := s.Head(t.Context(), "half")
-		require.ErrorIs(t, err, storage.ErrNotFound)
+		for name, write := range map[string]func(context.Context, string, io.Reader, string) error{"put": s.Put, "create": s.Create} {
+			err := write(t.Context(), "half", Failing(n), "application/x-own")
+			require.ErrorContains(t, err, "broke off", name)
+			require.ErrorIs(t, err, storage.ErrNotWritten, name)
+			_, err = s.Head(t.Context(), "half")
+			require.ErrorIs(t, err, storage.ErrNotFound, name)
+		}
 	}
+	require.NoError(t, s.Put(t.Context(), "half", strings.NewReader("whole"), ""))
+	require.Error(t, s.Put(t.Context(), "half", Failing(9<<20), ""))
+	require.Equal(t, "whole", get(t, s, "half"), "what was there before stays")
 }
 
 func cancelled(t *testing.T, s storage.Store) {
+	put(t, s, "there", "x")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, s.Put(ctx, "k", strings.NewReader("x"), ""), context.Canceled)
-	_, err := s.Head(t.Context(), "k")
-	require.ErrorIs(t, err, storage.ErrNotFound)
-	for _, err := range s.List(ctx, "", "") {
-		require.ErrorIs(t, err, context.Canceled)
+	for name, err := range Try(ctx, s, "there", "new") {
+		require.ErrorIs(t, err, context.Canceled, name)
 	}
+	require.Equal(t, "x", get(t, s, "there"))
+	_, err := s.Head(t.Context(), "new")
+	require.ErrorIs(t, err, storage.ErrNotFound)
 }
 
-// Flat sends an object of 200 MiB and gets it back, and measures that it is never in
-// memory as a whole.
+// Try calls every method of a store. Reads and deletes use the key there; writes use the
+// key created. The result has the error of each method.
+func Try(ctx context.Context, s storage.Store, there, created string) map[string]error {
+	errs := map[string]error{
+		"put":         s.Put(ctx, created, strings.NewReader("x"), "application/x-own"),
+		"put large":   s.Put(ctx, created, io.LimitReader(&pattern{}, 9<<20), ""),
+		"create":      s.Create(ctx, created, strings.NewReader("x"), "application/x-own"),
+		"delete":      s.Delete(ctx, there),
+		"delete many": storage.DeleteMany(ctx, s, []string{there, created}),
+		"list":        nil,
+		"list below":  nil,
+	}
+	body, err := s.Get(ctx, there)
+	if errs["get"] = err; err == nil {
+		body.Close()
+	}
+	_, errs["head"] = s.Head(ctx, there)
+	for _, errs["list"] = range s.List(ctx, "", "") {
+		break
+	}
+	for _, errs["list below"] = range s.List(ctx, "a/b/", "") {
+		break
+	}
+	return errs
+}
+
+// Refuses requires that every method of a store fails with an error, such as
+// storage.ErrNoBucket, and that no method reports an object as missing or existing.
+func Refuses(t *testing.T, s storage.Store, want error) {
+	t.Helper()
+	for name, err := range Try(t.Context(), s, "a/b/there", "a/b/new") {
+		require.ErrorIs(t, err, want, name)
+		require.NotErrorIs(t, err, storage.ErrNotFound, name)
+		require.NotErrorIs(t, err, storage.ErrExists, name)
+		writes := strings.HasPrefix(name, "put") || strings.HasPrefix(name, "create")
+		require.Equal(t, writes, errors.Is(err, storage.ErrNotWritten), "%s: %v", name, err)
+	}
+	require.ErrorIs(t, storage.Preflight(t.Context(), s), want)
+	require.NotErrorIs(t, storage.Preflight(t.Context(), s), errors.ErrUnsupported)
+}
+
+// Flat writes and reads an object of 200 MiB, and checks that it is never in memory as a
+// whole.
 func Flat(t *testing.T, s storage.Store) {
 	const size, most = 200 << 20, 40 << 20
 	before := heap()
@@ -246,7 +410,7 @@ func Flat(t *testing.T, s storage.Store) {
 	require.Less(t, m.most, before+most, "while it is got")
 }
 
-// measured looks at the heap every 20 MiB.
+// measured measures the heap every 20 MiB.
 type measured struct {
 	io.Reader
 	read int

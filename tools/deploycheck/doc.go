@@ -1,3 +1,3 @@
-// Package deploycheck holds docker-compose.yml and deploy/Dockerfile against the tools
-// that read them. It is a module of its own: the product carries neither.
+// Package deploycheck checks docker-compose.yml and deploy/Dockerfile with the tools that
+// read them. It is a separate module, so that the product does not depend on these tools.
 package deploycheck

@@ -11,7 +11,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 )
 
-// answer runs a model: what it refuses, and what it answers.
+// answer returns a model's answer or refusal.
 func (s *Server) answer(row catalogue.Model, known bool, r *http.Request, body []byte) answer {
 	switch {
 	case !known || row.Kind == "":
@@ -34,7 +34,7 @@ func (s *Server) answer(row catalogue.Model, known bool, r *http.Request, body [
 	return generate(row, body)
 }
 
-// fieldsIn decodes a JSON body; why names what the API would complain about.
+// fieldsIn decodes a JSON body. If that fails, why has the API's error text.
 func fieldsIn(body []byte, into any) (why string) {
 	if err := json.Unmarshal(body, into); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
@@ -45,7 +45,7 @@ func fieldsIn(body []byte, into any) (why string) {
 	return ""
 }
 
-// unknownField names a field that is not among those allowed.
+// unknownField returns a field that is not among those allowed.
 func unknownField(body []byte, allowed ...string) string {
 	var fields map[string]json.RawMessage
 	_ = json.Unmarshal(body, &fields)
@@ -57,7 +57,7 @@ func unknownField(body []byte, allowed ...string) string {
 	return ""
 }
 
-// texts is one text or a list of them.
+// texts is one text or a list of texts.
 type texts []string
 
 func (t *texts) UnmarshalJSON(b []byte) error {

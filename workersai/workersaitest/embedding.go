@@ -47,8 +47,8 @@ func embed(row catalogue.Model, body []byte) answer {
 	return result(out, row.TextNeurons(sum, 0))
 }
 
-// Vector is the embedding of a text: of length 1, and nearer to those of texts that
-// share words with it.
+// Vector returns the embedding of a text. It has length 1 and is nearer to those of texts
+// that share words with it.
 func Vector(text string, dimensions int) []float32 {
 	sum := make([]float64, dimensions)
 	words := strings.FieldsFunc(strings.ToLower(text), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsNumber(r) })
@@ -59,7 +59,7 @@ func Vector(text string, dimensions int) []float32 {
 		h := fnv.New64a()
 		_, _ = h.Write([]byte(word))
 		state := h.Sum64()
-		for range 24 { // each word points along a few directions of its own
+		for range 24 { // each word sets a few dimensions of its own
 			state = state*6364136223846793005 + 1442695040888963407
 			sign := float64(1)
 			if state>>63 == 1 {

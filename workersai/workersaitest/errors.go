@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// known are the API's refusals: status and text by code, as they were captured; where
-// only the meaning is known (3039, 5004, 5005, 5018, 5019, 8006, 8008) in words of ours.
+// known has the API's refusals by code: status and text as captured. For 3039, 5004,
+// 5005, 5018, 5019, 8006 and 8008 only the meaning is known, and the text is ours.
 var known = map[int]struct {
 	status int
 	text   string
@@ -64,7 +64,7 @@ var known = map[int]struct {
 	10429: {429, "Please wait and consider throttling your request speed"},
 }
 
-// failed is a refusal with the API's own words, or with why added to them.
+// failed returns a refusal with the API's text, followed by why.
 func failed(code int, why ...string) answer {
 	k, ok := known[code]
 	if !ok {

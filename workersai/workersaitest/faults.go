@@ -4,31 +4,33 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
 
-// Fault makes matching calls go wrong. The first fault that matches decides; the zero
-// Fault matches every call and does nothing.
+// Fault makes matching calls fail. The first matching fault applies. The zero Fault
+// matches every call and does nothing.
 type Fault struct {
-	// Which calls: of this model, of this kind, with this text in the body; empty
-	// fields match all.
+	// Which calls: of this model, of this kind, with this text in the body. An empty
+	// field matches all.
 	Model, Kind, Contains string
-	// From and To are the first and last matching call it hits, counted from 1; 0 means
-	// no bound.
+	// From and To are the first and last matching call that fails, counted from 1. 0
+	// means no bound.
 	From, To int
 
 	Delay      time.Duration // before anything else
-	Hang       bool          // no answer until the caller goes away or Heal is called
+	Hang       bool          // no answer until the caller disconnects or Heal is called
 	Reset      bool          // the connection breaks before the model runs
 	Status     int           // answer with Status, Header and Body
 	Header     http.Header   // added to the answer
 	Body       string
 	Code       int  // answer with the API's own refusal of this code
 	DropAnswer bool // the model runs and bills, then the connection breaks
-	Cut        bool // the true answer breaks off after CutAt bytes
+	Cut        bool // the normal answer is cut off after CutAt bytes
 	CutAt      int
-	Trickle    time.Duration // between each byte of the true answer
+	Trickle    time.Duration // pause before each byte of the normal answer
+	Odd        string        // name of the Oddity of the answer
 }
 
 type armed struct {
@@ -36,14 +38,19 @@ type armed struct {
 	met int
 }
 
-// Fault arms a fault.
+// Fault adds a fault. It panics if Odd is not the name of an Oddity.
 func (s *Server) Fault(f Fault) {
+	if f.Odd != "" {
+		if _, err := oddityOf(f.Odd); err != nil {
+			panic("workersaitest: " + err.Error())
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = append(s.faults, &armed{Fault: f})
 }
 
-// Heal forgets the faults. Calls that hang break off.
+// Heal removes all faults. Hanging calls break off.
 func (s *Server) Heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,12 +65,22 @@ func (s *Server) healing() <-chan struct{} {
 	return s.healed
 }
 
-// refusal is what the log says of a call that the fault answered.
+// oddity returns the fault's Oddity, or the zero Oddity.
+func (f *Fault) oddity() Oddity {
+	o, _ := oddityOf(f.Odd)
+	return o
+}
+
+// refusal returns status and code for the log of a call that the fault answered.
 func (f *Fault) refusal() answer {
+	if o := f.oddity(); o.said.status != 0 && f.Code == 0 && f.Status == 0 {
+		return o.said
+	}
 	a := answer{status: f.Status, code: f.Code}
 	if a.status == 0 && f.Code != 0 {
 		a.status = failed(f.Code).status
 	}
+	a.neurons, _ = strconv.ParseFloat(f.Header.Get("Cf-Ai-Neurons"), 64) // the price in the fault's answer
 	return a
 }
 
@@ -71,6 +88,10 @@ func (s *Server) serveFault(w http.ResponseWriter, r *http.Request) {
 	var f Fault
 	if err := json.NewDecoder(r.Body).Decode(&f); err != nil {
 		http.Error(w, "a fault is a JSON object: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	if _, err := oddityOf(f.Odd); f.Odd != "" && err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	s.Fault(f)
@@ -91,7 +112,7 @@ func (s *Server) faultFor(t ticket) *Fault {
 	return nil
 }
 
-// before does what happens instead of the inference; true when that was all.
+// before applies the faults that replace the inference; true if the call is done.
 func (f *Fault) before(w http.ResponseWriter, r *http.Request, healed <-chan struct{}) bool {
 	if !pause(r, f.Delay) {
 		return true
@@ -115,6 +136,8 @@ func (f *Fault) before(w http.ResponseWriter, r *http.Request, healed <-chan str
 	case f.Status != 0:
 		w.WriteHeader(f.Status)
 		_, _ = w.Write([]byte(f.Body))
+	case f.oddity().said.status != 0:
+		f.oddity().said.write(w)
 	default:
 		return false
 	}

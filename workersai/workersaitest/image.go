@@ -22,7 +22,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 )
 
-// wish is what a picture is asked to be.
+// wish describes a requested picture.
 type wish struct {
 	Prompt   string   `json:"prompt"`
 	Width    int      `json:"width"`
@@ -49,7 +49,7 @@ func draw(row catalogue.Model, contentType string, body []byte) answer {
 	if why := fieldsIn(body, &w); why != "" {
 		return failed(5006, why)
 	}
-	if row.Prompt > 0 { // the one model that refuses what it does not know
+	if row.Prompt > 0 { // the only model that refuses unknown fields
 		if why := unknownField(body, "prompt", "steps"); why != "" {
 			return failed(5006, why)
 		}
@@ -138,8 +138,8 @@ func (w wish) answer(row catalogue.Model) answer {
 	return result(map[string]any{"image": base64.StdEncoding.EncodeToString(encoded.Bytes())}, neurons)
 }
 
-// paint makes a landscape whose colours and hills come from the prompt and seed: sky,
-// sun, hills. Few colours keep it quick to encode.
+// paint draws a landscape of sky, sun and hills. Its colours and hills depend on the
+// prompt and seed. Few colours keep encoding fast.
 func (w wish) paint() image.Image {
 	h := fnv.New64a()
 	_, _ = fmt.Fprint(h, w.Prompt, w.Seed)

@@ -6,16 +6,17 @@ import (
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 )
 
-// window counts the calls of one model the way a limiter does that the API may have.
+// window counts the calls of one model. It supports the kinds of limiter that the API may
+// use.
 type window struct {
-	calls  []time.Time // sliding: those of the last window
-	start  time.Time   // fixed: of the current window
+	calls  []time.Time // sliding: calls of the last window
+	start  time.Time   // fixed: start of the current window
 	used   int
 	tokens float64 // bucket
 	last   time.Time
 }
 
-// overLimit counts a call and reports whether it is one too many. Refused calls do not
+// overLimit counts a call and reports whether it exceeds the limit. Refused calls do not
 // count.
 func (s *Server) overLimit(row catalogue.Model) bool {
 	limit := row.PerMinute

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"image"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -13,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// live gives the models of a kind that are not withdrawn.
+// live returns the models of a kind that are not withdrawn.
 func live(kind string) []string {
 	var ids []string
 	for _, m := range catalogue.All() {
@@ -61,8 +63,12 @@ func TestEveryEmbeddingModelGivesUnitVectorsNearerForSharedWords(t *testing.T) {
 		e, meta, err := client.Embed(t.Context(), model, workersai.EmbedInput{Texts: []string{"red apples grow", "green apples grow", "engines roar loudly"}})
 		require.NoError(t, err, model)
 		require.Len(t, e.Vectors, 3)
-		require.InDelta(t, 1, dot(e.Vectors[0], e.Vectors[0]), 1e-3, model)
-		require.Greater(t, dot(e.Vectors[0], e.Vectors[1]), dot(e.Vectors[0], e.Vectors[2])+0.2, model)
+		v := make([][]float32, 3)
+		for i, raw := range e.Vectors {
+			require.NoError(t, json.Unmarshal(raw, &v[i]))
+		}
+		require.InDelta(t, 1, dot(v[0], v[0]), 1e-3, model)
+		require.Greater(t, dot(v[0], v[1]), dot(v[0], v[2])+0.2, model)
 		if row, _ := catalogue.Find(model); row.Price.PerMInput > 0 {
 			require.Positive(t, meta.Neurons, model)
 		}
@@ -171,6 +177,30 @@ func TestWhatTheAPIRefusesIsRefusedWithItsCode(t *testing.T) {
 	require.NoError(t, client.Probe(t.Context()))
 }
 
+// The client fills these in, so the test sends the request without the client.
+func TestANativeModelRefusesToolsWithoutDescriptions(t *testing.T) {
+	emulator := workersaitest.New(workersaitest.Options{NoLimits: true})
+	for tool, want := range map[string]string{
+		`{"name":"f","parameters":{"type":"object","properties":{}}}`:                                          "'description'",
+		`{"type":"function","function":{"name":"f","description":""}}`:                                         "'parameters'",
+		`{"name":"f","description":"","parameters":{"properties":{}}}`:                                         "'parameters/type'",
+		`{"name":"f","description":"","parameters":{"type":"object"}}`:                                         "'parameters/properties'",
+		`{"name":"f","description":"","parameters":{"type":"object","properties":{"city":{"type":"string"}}}}`: "'parameters/properties/city/description'",
+	} {
+		for model, refused := range map[string]bool{"@cf/meta/llama-3.3-70b-instruct-fp8-fast": true, "@cf/zai-org/glm-4.7-flash": false} {
+			body := strings.NewReader(`{"messages":[{"role":"user","content":"x"}],"tools":[` + tool + `]}`)
+			request := httptest.NewRequest(http.MethodPost, "/client/v4/accounts/a/ai/run/"+model, body)
+			request.Header.Set("Authorization", "Bearer any")
+			recorder := httptest.NewRecorder()
+			emulator.ServeHTTP(recorder, request)
+			require.Equal(t, refused, recorder.Code == http.StatusBadRequest, "%s %s", model, tool)
+			if refused {
+				require.Contains(t, recorder.Body.String(), want)
+			}
+		}
+	}
+}
+
 func slicesOf(s string, n int) []string {
 	out := make([]string, n)
 	for i := range out {
@@ -179,8 +209,8 @@ func slicesOf(s string, n int) []string {
 	return out
 }
 
-// The codes of the API's error page, those that were met beyond it and those that older
-// documents name, with their HTTP status and what a caller is to do.
+// The codes of the API's error page, observed codes and codes of older documents, with
+// their HTTP status and the caller's reaction.
 func TestEveryRefusalCanBeAskedFor(t *testing.T) {
 	emulator := workersaitest.New(workersaitest.Options{})
 	classes := map[workersai.Class]map[int][]int{

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// schema is the part of JSON schema that tools use.
+// schema is the subset of JSON schema that tools use.
 type schema struct {
 	Schema     *schema           `json:"schema"` // OpenAI's wrapper
 	Type       any               `json:"type"`
@@ -18,7 +18,7 @@ type schema struct {
 	Minimum    float64           `json:"minimum"`
 }
 
-// fitted makes JSON that fits a schema, with words of the prompt for its texts.
+// fitted generates JSON that matches a schema, with words of the prompt as texts.
 func fitted(raw json.RawMessage, prompt string) string {
 	var s schema
 	_ = json.Unmarshal(raw, &s)

@@ -1,13 +1,8 @@
-// Package workersaitest is an emulator of Workers AI: one http.Handler that answers
-// for every model of the catalogue in that model's true shape, refuses what the API
-// refuses, enforces limits per minute, and fails on demand. Its log of requests is a
-// witness of what was asked and billed.
-//
-// New makes one; Server.Client asks it without opening a port, in synthetic time too.
 package workersaitest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,15 +17,18 @@ import (
 	"github.com/neuronmill/neuronmill/workersai"
 )
 
-// Options of a Server. The zero value enforces the catalogue's limits and answers at
-// once to any token.
+// Options of a Server. The zero value enforces the catalogue's limits, answers at once
+// and accepts any token.
 type Options struct {
 	Latency   time.Duration  // before each answer
-	Limits    map[string]int // requests a window, by model or kind; the catalogue's where absent
+	Limits    map[string]int // requests per window, by model or kind; the catalogue's limit if absent
 	NoLimits  bool
 	Window    string        // sliding (default), fixed or bucket
-	PerWindow time.Duration // a minute when 0
-	Token     string        // the only one that is accepted; any when empty
+	PerWindow time.Duration // 0 means a minute
+	Token     string        // the only accepted token; empty accepts any
+
+	KeepCalls  int // maximum number of logged calls; 0 means 10,000
+	KeepBodies int // maximum bytes of all logged bodies; 0 means 64 MiB
 }
 
 // Server is the emulator. It is safe for concurrent use.
@@ -39,18 +37,22 @@ type Server struct {
 	mux  *http.ServeMux
 
 	mu       sync.Mutex
-	log      []Request
+	log      []Request // the last KeepCalls
+	gone     int       // number of calls dropped from the log
+	bodies   int       // bytes of the bodies in the log
+	bodiless int       // number of calls, dropped ones included, without a body
 	faults   []*armed
 	limits   map[string]*window
 	inFlight int
 	healed   chan struct{} // closed by Heal
 }
 
-// New makes an emulator; there is nothing to close.
+// New creates an emulator; there is nothing to close.
 func New(o Options) *Server {
 	if o.PerWindow == 0 {
 		o.PerWindow = time.Minute
 	}
+	o.KeepCalls, o.KeepBodies = cmp.Or(o.KeepCalls, 10_000), cmp.Or(o.KeepBodies, 64<<20)
 	s := &Server{opts: o, mux: http.NewServeMux(), limits: map[string]*window{}, healed: make(chan struct{})}
 	s.mux.HandleFunc("GET /_emulator/requests", s.serveLog)
 	s.mux.HandleFunc("POST /_emulator/faults", s.serveFault)
@@ -59,7 +61,7 @@ func New(o Options) *Server {
 	return s
 }
 
-// Client is ready to ask this emulator, in this process.
+// Client returns a client that calls this emulator within the process.
 func (s *Server) Client() *workersai.Client {
 	token := s.opts.Token
 	if token == "" {
@@ -73,8 +75,8 @@ func (s *Server) Client() *workersai.Client {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
-// serveAPI finds the account's part of the path; what stands before it, a version or a
-// gateway, does not matter.
+// serveAPI finds the account's part of the path. It ignores anything before it, such as a
+// version or a gateway.
 func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	_, rest, ok := strings.Cut(r.URL.Path, "/accounts/")
 	_, route, ok2 := strings.Cut(rest, "/ai/")
@@ -97,17 +99,26 @@ func (s *Server) authorized(r *http.Request) bool {
 	return ok && (s.opts.Token == "" || token == s.opts.Token)
 }
 
-// serveRun is one inference: log, limits, faults, then the model's answer.
+// serveRun handles one inference: log, limits, faults, then the model's answer.
 func (s *Server) serveRun(w http.ResponseWriter, r *http.Request, model string) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, 256<<20))
-	if err != nil {
+	const most = 256 << 20
+	body, err := io.ReadAll(io.LimitReader(r.Body, most+1))
+	switch {
+	case err != nil:
 		refuse(w, 3003)
+		return
+	case len(body) > most:
+		refuse(w, 3006)
 		return
 	}
 	row, known := catalogue.Find(model)
 	entry, done := s.begin(r, row, model, body)
 	defer done()
 	fault := s.faultFor(*entry)
+	if fault != nil {
+		entry.Odd = fault.Odd
+	}
+	s.mark(entry, fault)
 	if fault != nil && fault.before(w, r, s.healing()) {
 		s.settle(entry, fault.refusal())
 		return
@@ -121,6 +132,11 @@ func (s *Server) serveRun(w http.ResponseWriter, r *http.Request, model string) 
 			answer = failed(3021)
 		}
 	}
+	if fault != nil && answer.status == http.StatusOK {
+		if o := fault.oddity(); o.change != nil {
+			answer = o.change(answer)
+		}
+	}
 	s.settle(entry, answer)
 	if fault != nil && fault.during(w, r, answer) {
 		return
@@ -128,7 +144,7 @@ func (s *Server) serveRun(w http.ResponseWriter, r *http.Request, model string) 
 	answer.write(w)
 }
 
-// pause waits for d unless the caller goes away first.
+// pause waits for d, or until the caller disconnects.
 func pause(r *http.Request, d time.Duration) bool {
 	if d <= 0 {
 		return true
@@ -143,14 +159,17 @@ func pause(r *http.Request, d time.Duration) bool {
 	}
 }
 
-// answer is what goes back: JSON in the envelope, raw bytes, or frames of a stream.
+// answer is a response: JSON in the envelope, raw bytes, or frames of a stream.
 type answer struct {
 	status      int
 	code        int
 	contentType string
 	body        []byte
 	neurons     float64
-	silent      bool // sends no neurons header, as some models do
+	silent      bool   // sends no neurons header, as some models do
+	price       string // text of the neurons header, if it is not the price
+	edge        bool   // an intermediary answers instead of the API
+	location    string // of a redirect
 }
 
 func (a answer) write(w http.ResponseWriter) {
@@ -170,12 +189,20 @@ func (a answer) write(w http.ResponseWriter) {
 
 func (a answer) head(w http.ResponseWriter) {
 	h := w.Header()
-	h.Set("Content-Type", a.contentType)
+	if a.contentType != "" {
+		h.Set("Content-Type", a.contentType)
+	}
+	if a.location != "" {
+		h.Set("Location", a.location)
+	}
 	h.Set("Cf-Ray", strings.ReplaceAll(uuid.NewString(), "-", "")[:16]+"-LIS")
+	if a.edge {
+		return
+	}
 	h.Set("Cf-Ai-Req-Id", uuid.NewString())
 	h.Set("Cache-Control", "no-store")
 	if a.status == http.StatusOK && !a.silent {
-		h.Set("Cf-Ai-Neurons", fmt.Sprintf("%.4f", a.neurons))
+		h.Set("Cf-Ai-Neurons", cmp.Or(a.price, fmt.Sprintf("%.4f", a.neurons)))
 	}
 }
 

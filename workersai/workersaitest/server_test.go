@@ -44,7 +44,7 @@ func TestLimitsCountAMinuteEachInItsWay(t *testing.T) {
 	}
 }
 
-// faults are what can go wrong; each must look the same in process and over TCP.
+// faults are the supported failures. Each must look the same in process and over TCP.
 func TestFaultsHitTheCallsTheyAreMeantFor(t *testing.T) {
 	emulator := workersaitest.New(workersaitest.Options{})
 	server := httptest.NewServer(emulator)

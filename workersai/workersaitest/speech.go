@@ -55,8 +55,8 @@ func transcribe(row catalogue.Model, contentType string, body []byte) answer {
 	return speak(row, seconds)
 }
 
-// duration is exact for WAV and a guess at 64 kbit/s for the rest; 0 when the header
-// makes no sense.
+// duration is exact for WAV and otherwise an estimate at 64 kbit/s; 0 for an invalid
+// header.
 func duration(audio []byte) float64 {
 	if !strings.HasPrefix(string(audio), "RIFF") {
 		return float64(len(audio)) / 8000
@@ -65,7 +65,7 @@ func duration(audio []byte) float64 {
 	for at := 12; at+8 <= len(audio); {
 		id, size := string(audio[at:at+4]), int(binary.LittleEndian.Uint32(audio[at+4:]))
 		if id == "fmt " && at+20 <= len(audio) {
-			rate = binary.LittleEndian.Uint32(audio[at+16:]) // bytes a second
+			rate = binary.LittleEndian.Uint32(audio[at+16:]) // bytes per second
 		}
 		if id == "data" && rate > 0 {
 			return float64(min(size, len(audio)-at-8)) / float64(rate)
@@ -85,7 +85,7 @@ type spoken struct {
 
 const script = "The mill by the river turns all day and the wheel sings while the water runs. "
 
-// speak says as many words as fit into the time.
+// speak returns as many words as fit into the time.
 func speak(row catalogue.Model, seconds float64) answer {
 	all := strings.Fields(script)
 	n := max(1, int(seconds*2.5))
@@ -148,7 +148,7 @@ func clock(seconds float64) string {
 
 func round(x float64) float64 { return math.Round(x*1000) / 1000 }
 
-// SampleWAV is a real recording of 2.4 seconds: 16 kHz, 16 bit, mono, a little tune.
+// SampleWAV returns a real recording of 2.4 seconds: 16 kHz, 16 bit, mono, a short tune.
 func SampleWAV() []byte {
 	const rate, seconds = 16000, 2.4
 	samples := int(rate * seconds)
@@ -162,7 +162,7 @@ func SampleWAV() []byte {
 	}
 	out = binary.LittleEndian.AppendUint32(out, rate)
 	out = binary.LittleEndian.AppendUint32(out, 2*rate)
-	for _, v := range []uint16{2, 16} { // bytes a frame, bits a sample
+	for _, v := range []uint16{2, 16} { // bytes per frame, bits per sample
 		out = binary.LittleEndian.AppendUint16(out, v)
 	}
 	out = append(out, "data"...)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -29,12 +30,45 @@ type ask struct {
 }
 
 type tool struct {
-	Name       string          `json:"name"`
-	Parameters json.RawMessage `json:"parameters"`
-	Function   *struct {
-		Name       string          `json:"name"`
-		Parameters json.RawMessage `json:"parameters"`
-	} `json:"function"`
+	function
+	Function *function `json:"function"`
+}
+
+type function struct {
+	Name        string          `json:"name"`
+	Description *string         `json:"description"`
+	Parameters  json.RawMessage `json:"parameters"`
+}
+
+// missing returns a field that the schema of native models requires and the tool lacks.
+func (t tool) missing() string {
+	f := t.function
+	if t.Function != nil {
+		f = *t.Function
+	}
+	var parameters struct {
+		Type       string `json:"type"`
+		Properties map[string]struct {
+			Description *string `json:"description"`
+		} `json:"properties"`
+	}
+	_ = json.Unmarshal(f.Parameters, &parameters)
+	switch {
+	case f.Description == nil:
+		return "description"
+	case len(f.Parameters) == 0:
+		return "parameters"
+	case parameters.Type == "":
+		return "parameters/type"
+	case parameters.Properties == nil:
+		return "parameters/properties"
+	}
+	for _, name := range slices.Sorted(maps.Keys(parameters.Properties)) {
+		if parameters.Properties[name].Description == nil {
+			return "parameters/properties/" + name + "/description"
+		}
+	}
+	return ""
 }
 
 func generate(row catalogue.Model, body []byte) answer {
@@ -86,10 +120,15 @@ func (q ask) check(row catalogue.Model) string {
 			return fmt.Sprintf("Error: Type mismatch of '/messages/%d'", i)
 		}
 	}
+	for i, t := range q.Tools {
+		if missing := t.missing(); row.Answer == catalogue.Native && missing != "" {
+			return fmt.Sprintf("Error: required properties at '/tools/%d' are '%s'", i, missing)
+		}
+	}
 	return ""
 }
 
-// question is the last thing the user said.
+// question returns the last message of the user.
 func (q ask) question() string {
 	if q.Prompt != "" {
 		return q.Prompt
@@ -122,7 +161,7 @@ func reply(prompt string) string {
 	return "You asked: \"" + strings.Join(words, " ") + "\". This is the emulator's answer; a real model would say more."
 }
 
-// said is an answer before it takes the model's form.
+// said is an answer before its conversion to the model's form.
 type said struct {
 	row       catalogue.Model
 	text      string
@@ -149,7 +188,7 @@ func (s said) usage() map[string]any {
 	}
 }
 
-// calls are the tool calls in the form of the model: flat with an object, nested with
+// calls returns the tool calls in the form of the model: flat with an object, nested with
 // an object, or nested with text.
 func (s said) calls() []any {
 	if s.tool == "" {
@@ -185,7 +224,7 @@ func (s said) whole() answer {
 	}, s.neurons())
 }
 
-// stream is the same answer in frames.
+// stream returns the same answer as frames.
 func (s said) stream() answer {
 	var b bytes.Buffer
 	frame := func(v any) {

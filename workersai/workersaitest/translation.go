@@ -44,14 +44,15 @@ func translate(row catalogue.Model, body []byte) answer {
 	return result(map[string]any{"translated_text": out[0]}, neurons)
 }
 
-// dictionary is small, but makes answers that can be told from their question.
+// dictionary is small, but makes the answer differ from the input.
 var dictionary = map[string]map[string]string{
 	"es": {"hello": "hola", "world": "mundo", "good": "buenos", "morning": "días", "the": "el", "and": "y", "mill": "molino", "river": "río", "thanks": "gracias", "day": "día"},
 	"fr": {"hello": "bonjour", "world": "monde", "good": "bon", "morning": "matin", "the": "le", "and": "et", "mill": "moulin", "river": "fleuve", "thanks": "merci", "day": "jour"},
 	"de": {"hello": "hallo", "world": "Welt", "good": "guten", "morning": "Morgen", "the": "die", "and": "und", "mill": "Mühle", "river": "Fluss", "thanks": "danke", "day": "Tag"},
 }
 
-// inLanguage puts the words it knows into the language, and marks the text with it.
+// inLanguage translates the words in the dictionary, and marks the text with the
+// language.
 func inLanguage(text, target string) string {
 	words := strings.Fields(text)
 	for i, w := range words {

@@ -10,13 +10,13 @@ import (
 	"syscall"
 )
 
-// HTTPClient asks this emulator without a network: it streams, honours contexts and
-// breaks as a connection would, and works in a synctest bubble.
+// HTTPClient returns a client that calls this emulator without a network. It streams,
+// respects contexts and fails like a connection. It works in a synctest bubble.
 func (s *Server) HTTPClient() *http.Client { return &http.Client{Transport: inProcess{s}} }
 
 type inProcess struct{ handler http.Handler }
 
-// errReset is what a client sees of a connection that broke before an answer.
+// errReset is the client's error for a connection that broke before an answer.
 var errReset = errors.New("read: " + syscall.ECONNRESET.Error())
 
 // RoundTrip implements http.RoundTripper.
@@ -87,7 +87,7 @@ func (w *pipeWriter) Write(b []byte) (int, error) {
 	return w.body.Write(b)
 }
 
-// Flush does nothing: each write is read at once.
+// Flush does nothing: the reader receives each write at once.
 func (w *pipeWriter) Flush() {}
 
 type pipeBody struct {

@@ -1,0 +1,341 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/files"
+	"github.com/neuronmill/neuronmill/internal/openaibatch"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/redis/go-redis/v9"
+)
+
+type batchCmd struct {
+	Run     batchRunCmd     `cmd:"" help:"Run a file here and wait for its output; again after an interruption, it continues."`
+	Plan    batchPlanCmd    `cmd:"" help:"Check every line of a file and say what it would cost and take. Spends nothing."`
+	Submit  batchSubmitCmd  `cmd:"" help:"Hand a file to the workers, print the id of the batch."`
+	Status  batchStatusCmd  `cmd:"" help:"Say how far a batch is, and what it waits for."`
+	Wait    batchWaitCmd    `cmd:"" help:"Wait for the end of a batch."`
+	Results batchResultsCmd `cmd:"" help:"Print the output of a batch, or as much as there is."`
+	Cancel  batchCancelCmd  `cmd:"" help:"End a batch early. Completed lines stay."`
+	Retry   batchRetryCmd   `cmd:"" help:"Run the failed lines of a batch again."`
+	List    batchListCmd    `cmd:"" help:"List the batches, latest first."`
+}
+
+// Help is shown by --help.
+func (batchCmd) Help() string {
+	return examples(
+		"neuronmill batch plan rows.jsonl",
+		"neuronmill batch run rows.jsonl.gz -o results.jsonl",
+		"neuronmill batch run a.csv --kind embedding --column title --id-column sku",
+		"neuronmill batch submit rows.jsonl",
+	) + `
+A line of a file is {"id": "row-17", "kind": "embedding", "input": {"texts": ["..."]}}, with "model" if it is not the default; kinds and models may be mixed. With --kind a line is
+plain text, or a row of CSV with --column. The output has a line for each line, in the order of the input:
+
+  {"id": "row-17", "status": "completed", "output": {...}, "usage": {...}}
+  {"id": "row-18", "status": "failed", "error": {"code": "...", "message": "..."}}`
+}
+
+// batchFile is the file of a batch and the form of its lines.
+type batchFile struct {
+	File              string            `arg:"" help:"Lines of JSON, plain text or CSV; may end in .gz or .zst; - is stdin."`
+	Kind              tasks.Kind        `placeholder:"KIND" help:"The lines are plain text, the input of this kind; or CSV, see --column."`
+	Model             string            `placeholder:"ID" help:"The model of such lines."`
+	Column            string            `placeholder:"NAME" help:"The file is CSV with a header; this column is the input."`
+	IDColumn          string            `name:"id-column" placeholder:"NAME" help:"The column with the ids; the numbers of the lines when left out."`
+	With              map[string]string `placeholder:"FIELD=VALUE" mapsep:"," help:"Other payload fields of such lines: --with target_lang=es. A value that is JSON is taken as it is."`
+	SkipInvalid       bool              `help:"Run the valid lines of a file that has others; those fail in the output."`
+	AllowUnknownModel bool              `help:"Accept a model that neuronmill does not know, or that is withdrawn."`
+}
+
+// source opens the file. The caller calls done at the end.
+func (f batchFile) source(g *globals) (src batch.Source, done func(), err error) {
+	done = func() {}
+	format, err := f.format()
+	if err != nil {
+		return src, done, app.Usage(err)
+	}
+	path := f.File
+	if path == "-" {
+		if path, err = spool(g); err != nil {
+			return src, done, err
+		}
+		done = func() { _ = os.Remove(path) } // a leftover is in the folder for temporary files
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return src, done, app.Usage(err)
+	case info.IsDir():
+		return src, done, app.Usage(fmt.Errorf("%s is a folder", path))
+	}
+	open := func() (io.ReadCloser, error) {
+		now, err := os.Stat(path)
+		if err == nil && (now.Size() != info.Size() || !now.ModTime().Equal(info.ModTime())) {
+			err = fmt.Errorf("%s has changed meanwhile", path)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return os.Open(path)
+	}
+	name := filepath.Base(f.File)
+	if f.File == "-" {
+		name = "stdin"
+	}
+	return batch.Source{Name: name, Open: open, Format: format}, done, nil
+}
+
+// spool copies stdin to a temporary file, because a batch reads its input twice.
+func spool(g *globals) (path string, err error) {
+	file, err := os.CreateTemp("", "neuronmill-batch-")
+	if err != nil {
+		return "", fmt.Errorf("make a temporary file: %w", err)
+	}
+	_, err = io.Copy(file, &interruptible{g.ctx, g.stdin})
+	if err = errors.Join(err, file.Close()); err != nil {
+		_ = os.Remove(file.Name())
+		return "", fmt.Errorf("read stdin: %w", err)
+	}
+	return file.Name(), nil
+}
+
+// interruptible is a reader that ends with a context, between two reads.
+type interruptible struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (i *interruptible) Read(p []byte) (int, error) {
+	if i.ctx.Err() != nil {
+		return 0, errors.New("interrupted")
+	}
+	return i.r.Read(p)
+}
+
+// format returns the form of the lines.
+func (f batchFile) format() (batch.Format, error) {
+	name := strings.ToLower(f.File)
+	for _, suffix := range []string{".gz", ".zst"} {
+		name = strings.TrimSuffix(name, suffix)
+	}
+	ext := filepath.Ext(name)
+	tabular := f.Column != "" || ext == ".csv" || ext == ".tsv"
+	switch {
+	case f.Kind == "" && (f.Column != "" || f.IDColumn != "" || f.Model != "" || len(f.With) > 0):
+		return nil, errors.New("--column, --id-column, --model and --with are for plain lines and CSV: give their --kind")
+	case f.Kind == "" && tabular:
+		return nil, fmt.Errorf("%s is CSV: give the --kind of its lines and the --column with their input", f.File)
+	case f.Kind == "":
+		return batch.Native, nil
+	case !slices.ContainsFunc(tasks.Specs, func(s tasks.Spec) bool { return s.Kind == f.Kind }):
+		return nil, fmt.Errorf("--kind: there is no kind %q", f.Kind)
+	case tabular && f.Column == "":
+		return nil, fmt.Errorf("%s is CSV: give the --column with the input", f.File)
+	case f.IDColumn != "" && !tabular:
+		return nil, errors.New("--id-column is for CSV: give the --column with the input too")
+	}
+	t := batch.Template{Kind: f.Kind, Model: wholeModel(f.Model)}
+	for name, value := range f.With {
+		if t.Fields == nil {
+			t.Fields = map[string]batch.RawJSON{}
+		}
+		raw := batch.RawJSON(value)
+		if !raw.IsValid() {
+			encoded, err := json.Marshal(value)
+			if err != nil {
+				return nil, fmt.Errorf("--with %s: %w", name, err)
+			}
+			raw = encoded
+		}
+		t.Fields[name] = raw
+	}
+	if !tabular {
+		return t.Text(), nil
+	}
+	comma := ','
+	if ext == ".tsv" {
+		comma = '\t'
+	}
+	return t.CSV(f.Column, f.IDColumn, comma), nil
+}
+
+// settings returns the flags that change the lines.
+func (f batchFile) settings() []string {
+	with, _ := json.Marshal(f.With) // in the order of the names
+	return []string{string(f.Kind), f.Model, f.Column, f.IDColumn, string(with), fmt.Sprint(f.SkipInvalid)}
+}
+
+// batchOutput says where and in which form the output goes.
+type batchOutput struct {
+	Output string             `short:"o" placeholder:"FILE" help:"Put the output there; stdout when left out. A name that ends in .gz is compressed."`
+	Format batch.OutputFormat `enum:"jsonl,vectorize" default:"jsonl" help:"jsonl, or vectorize: lines that Cloudflare Vectorize loads."`
+}
+
+// check refuses an output that is the input.
+func (o batchOutput) check(input string) error {
+	if o.Output == "" || input == "-" {
+		return nil
+	}
+	in, err := os.Stat(input)
+	if err != nil {
+		return nil // the input is opened later
+	}
+	if out, err := os.Stat(o.Output); err == nil && os.SameFile(in, out) {
+		return app.Usage(fmt.Errorf("%s is the input: the output would replace it", o.Output))
+	}
+	return nil
+}
+
+// batches returns the batches of the stack.
+func batches(stack *app.Stack, g *globals) *batch.Batches {
+	return batch.New(batch.Config{Client: stack.Client, Store: stack.Store, Redis: stack.Redis.UniversalClient, Log: g.log})
+}
+
+// accept stores a file as a batch and prints its invalid lines.
+func (f batchFile) accept(g *globals, b *batch.Batches, id string, src batch.Source, byWorkers bool) (*batch.Batch, error) {
+	d, err := b.Accept(g.ctx, id, src, batch.AcceptOptions{ByWorkers: byWorkers, SkipInvalid: f.SkipInvalid})
+	if invalid, ok := errors.AsType[*batch.InvalidError](err); ok {
+		printProblems(g, invalid.Report)
+		return nil, app.Usage(fmt.Errorf("%w, and nothing was run; --skip-invalid runs the others", err))
+	}
+	if errors.Is(err, batch.ErrEmpty) {
+		return nil, app.Usage(fmt.Errorf("%s: %w", src.Name, err))
+	}
+	return d, err
+}
+
+// problemsShown is the most invalid lines that a command prints.
+const problemsShown = 20
+
+func printProblems(g *globals, r *batch.Report) {
+	shown := r.Problems[:min(len(r.Problems), problemsShown)]
+	for i := range shown {
+		fmt.Fprintf(g.stderr, "neuronmill: %v\n", &shown[i])
+	}
+	if more := r.Invalid - len(shown); more > 0 {
+		fmt.Fprintf(g.stderr, "neuronmill: and %d more\n", more)
+	}
+}
+
+type batchPlanCmd struct {
+	batchFile
+	JSON bool `name:"json" help:"Print the plan as JSON."`
+}
+
+// Help is shown by --help.
+func (batchPlanCmd) Help() string {
+	return examples("neuronmill batch plan rows.jsonl", "neuronmill batch plan titles.csv --kind embedding --column title") + `
+Tokens are estimated by characters, so the cost may be 40 % off; recordings have no estimate. The time is that of the calls at the pace of their models, with nothing else running.
+Exit code 0: all lines are valid; 2: some are not.`
+}
+
+// Run checks a file.
+func (c *batchPlanCmd) Run(g *globals) error {
+	src, done, err := c.source(g)
+	defer done()
+	if err != nil {
+		return err
+	}
+	unused := redis.NewClient(&redis.Options{}) // checks need no Redis, and the client dials on demand
+	defer unused.Close()
+	client := tasks.NewClient(tasks.Config{Redis: unused, AllowUnknownModel: c.AllowUnknownModel})
+	report, err := batch.Scan(g.ctx, client, src)
+	if err != nil {
+		return app.Usage(fmt.Errorf("%s: %w", src.Name, err))
+	}
+	if c.JSON {
+		if err := json.NewEncoder(g.stdout).Encode(report); err != nil {
+			return err
+		}
+	} else if err := c.print(g, report); err != nil {
+		return err
+	}
+	if report.Invalid > 0 {
+		printProblems(g, report)
+		return app.Usage(fmt.Errorf("%d of %d lines are not valid", report.Invalid, report.Lines))
+	}
+	return nil
+}
+
+func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
+	t := newTable(column{name: "KIND"}, column{name: "MODEL", shorten: shortModels}, column{name: "LINES"}, column{name: "CALLS"}, column{name: "NEURONS"}, column{name: "TIME"})
+	longest := time.Duration(0)
+	for _, d := range r.Demands {
+		pace := g.settings.Limits.Pace(d.Model, string(d.Kind)).PerMinute
+		took := time.Duration(float64(d.Calls) / float64(max(pace, 1)) * float64(time.Minute))
+		longest = max(longest, took)
+		neurons := fmt.Sprintf("%.0f", d.Neurons)
+		if d.Unpriced > 0 {
+			neurons = "unknown"
+		}
+		t.add(d.Kind, d.Model, d.Lines, d.Calls, neurons, took.Round(time.Second))
+	}
+	if err := t.print(g.stdout); err != nil {
+		return err
+	}
+	neurons, unpriced := r.Neurons()
+	text := fmt.Sprintf("%d lines, %d calls, about %.0f neurons ($%.2f beyond the free 10,000 a day, ±40 %%), at least %s", r.Lines-r.Invalid, r.Calls(), neurons, neurons*batch.DollarsPerNeuron, longest.Round(time.Second))
+	if unpriced > 0 {
+		text += fmt.Sprintf("; %d lines have no estimate", unpriced)
+	}
+	_, err := fmt.Fprintln(g.stdout, text)
+	return err
+}
+
+type batchSubmitCmd struct {
+	batchFile
+	IdempotencyKey string            `placeholder:"KEY" help:"The same key gives the same batch."`
+	Metadata       map[string]string `placeholder:"K=V" mapsep:"," help:"Words of yours that status and list show."`
+}
+
+// Help is shown by --help.
+func (batchSubmitCmd) Help() string {
+	return examples("neuronmill batch submit rows.jsonl", "neuronmill batch wait $(neuronmill batch submit rows.jsonl) -o results.jsonl") + `
+Workers run the batch, so this command may end at once: start them with neuronmill worker.`
+}
+
+// Run hands a file to the workers.
+func (c *batchSubmitCmd) Run(g *globals) error {
+	src, done, err := c.source(g)
+	defer done()
+	if err != nil {
+		return err
+	}
+	stack, err := app.Open(g.ctx, g.settings, c.AllowUnknownModel, g.log)
+	if err != nil {
+		return app.Usage(err)
+	}
+	defer stack.Close()
+	b := batches(stack, g)
+	id := batch.NewID()
+	if c.IdempotencyKey != "" {
+		id = b.KeyedID(c.IdempotencyKey)
+	}
+	d, err := c.accept(g, b, id, src, true)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(g.stdout, d.ID)
+	return err
+}
+
+// batchService drives submitted batches, those of OpenAI's API too, and deletes files that
+// have expired.
+func batchService(g *globals, stack *app.Stack) service {
+	openAI := &openaibatch.Runner{Webhooks: stack.Webhooks(), Log: g.log}
+	batches := openAI.Service(&batch.Service{Redis: stack.Redis.UniversalClient, Store: stack.Store, Log: g.log})
+	sweeper := &files.Sweeper{Redis: stack.Redis.UniversalClient, Store: stack.Store, Log: g.log}
+	return func(ctx context.Context) error { return together(ctx, batches.Run, sweeper.Run) }
+}

@@ -1,0 +1,196 @@
+package ui
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/history"
+	"github.com/neuronmill/neuronmill/internal/monitor"
+	"github.com/neuronmill/neuronmill/internal/webhook"
+	"github.com/neuronmill/neuronmill/tasks"
+)
+
+// errorGroup is failed tasks with one code, model and message, apart from digits.
+type errorGroup struct {
+	Code, Model, Message string
+	Kind                 tasks.Kind
+	Count                int
+	First, Last          time.Time
+	Examples             []string
+}
+
+type errorsData struct {
+	Groups []errorGroup
+	Read   int  // dead letters that were looked at
+	More   bool // there are others
+}
+
+// mostLetters bounds how many dead letters one page groups, and one action changes.
+const mostLetters = 1000
+
+// lettersFor is how long groups are used again.
+const lettersFor = 5 * time.Second
+
+// groupCache keeps the groups of each tenant for some seconds: they cost one request to the
+// bucket for each dead letter.
+type groupCache struct {
+	mu    sync.Mutex
+	known map[string]cachedGroups
+}
+
+type cachedGroups struct {
+	data errorsData
+	read time.Time
+}
+
+func (u *UI) errors(ctx context.Context, _ *http.Request, c Caller) (any, error) {
+	u.groups.mu.Lock()
+	defer u.groups.mu.Unlock()
+	if known, ok := u.groups.known[c.Tenant]; ok && time.Since(known.read) < lettersFor {
+		return known.data, nil
+	}
+	d := errorsData{}
+	places := map[string]int{}
+	for letter, err := range u.cfg.Client(c.Tenant).DeadLetters(ctx, tasks.DeadLetterFilter{Limit: mostLetters + 1}) {
+		if err != nil {
+			return nil, err
+		}
+		if d.Read == mostLetters {
+			d.More = true
+			break
+		}
+		d.Read++
+		name := groupOf(letter)
+		at, ok := places[name]
+		if !ok {
+			at = len(d.Groups)
+			places[name] = at
+			d.Groups = append(d.Groups, errorGroup{Code: letter.Error.Code, Model: letter.Model, Message: letter.Error.Message, Kind: letter.Kind, First: letter.FailedAt, Last: letter.FailedAt})
+		}
+		d.Groups[at].add(letter)
+	}
+	slices.SortStableFunc(d.Groups, func(a, b errorGroup) int { return cmp.Or(b.Last.Compare(a.Last), b.Count-a.Count) })
+	if len(u.groups.known) > 1000 || u.groups.known == nil {
+		u.groups.known = map[string]cachedGroups{}
+	}
+	u.groups.known[c.Tenant] = cachedGroups{d, time.Now()}
+	return d, nil
+}
+
+const examples = 3
+
+func (g *errorGroup) add(l tasks.DeadLetter) {
+	g.Count++
+	if l.FailedAt.Before(g.First) {
+		g.First = l.FailedAt
+	}
+	if l.FailedAt.After(g.Last) {
+		g.Last = l.FailedAt
+	}
+	if len(g.Examples) < examples {
+		g.Examples = append(g.Examples, l.ID)
+	}
+}
+
+// groupOf names the group of a dead letter.
+func groupOf(l tasks.DeadLetter) string {
+	return strings.Join([]string{l.Error.Code, l.Model, strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, l.Error.Message)}, "\x00")
+}
+
+// changeGroup retries or drops the dead letters of a group.
+func (u *UI) changeGroup(w http.ResponseWriter, r *http.Request, c Caller) {
+	do := r.PostFormValue("do")
+	if do != "retry" && do != "drop" {
+		u.fail(w, r, c, refusedError{http.StatusBadRequest, "The action is not known."})
+		return
+	}
+	client, changed := u.cfg.Client(c.Tenant), 0
+	wanted := groupOf(tasks.DeadLetter{Model: r.PostFormValue("model"), Error: tasks.TaskError{Code: r.PostFormValue("code"), Message: r.PostFormValue("message")}})
+	var ids []string
+	for letter, err := range client.DeadLetters(r.Context(), tasks.DeadLetterFilter{Code: r.PostFormValue("code"), Limit: mostLetters}) {
+		if err != nil {
+			u.fail(w, r, c, err)
+			return
+		}
+		if groupOf(letter) == wanted {
+			ids = append(ids, letter.ID)
+		}
+	}
+	for _, id := range ids {
+		var err error
+		if do == "retry" {
+			_, err = client.Retry(r.Context(), id)
+		} else {
+			err = client.Drop(r.Context(), id)
+		}
+		if err == nil {
+			changed++
+		}
+	}
+	u.groups.mu.Lock()
+	delete(u.groups.known, c.Tenant)
+	u.groups.mu.Unlock()
+	u.acted(w, r, c, acted{did: do + " group", about: cut(200, r.PostFormValue("code")+" "+r.PostFormValue("model")), count: changed, to: "/errors", done: "group"})
+}
+
+type workersData struct {
+	Workers []monitor.Worker
+	Missing []string // what no worker does although tasks wait for it
+}
+
+func (u *UI) workers(ctx context.Context, _ *http.Request, _ Caller) (any, error) {
+	workers, err := u.cfg.Monitor.Workers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := u.fleet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d := workersData{Workers: workers}
+	for _, finding := range f.Report.Findings {
+		if strings.Contains(finding.About, ":") && strings.HasPrefix(finding.Do, "neuronmill worker") {
+			d.Missing = append(d.Missing, finding.About+": "+finding.Reason)
+		}
+	}
+	return d, nil
+}
+
+type webhooksData struct{ Entries []webhook.Entry }
+
+// mostDeliveries is the rows of the page.
+const mostDeliveries = 100
+
+func (u *UI) webhooks(ctx context.Context, _ *http.Request, c Caller) (any, error) {
+	entries, err := u.cfg.Webhooks.Log(ctx, c.Tenant, mostDeliveries)
+	return webhooksData{entries}, err
+}
+
+func (u *UI) replay(w http.ResponseWriter, r *http.Request, c Caller) {
+	id := r.PostFormValue("id")
+	err := error(refusedError{http.StatusNotFound, "There is no such delivery any more; they are kept for seven days."})
+	if len(id) < 100 {
+		if found := u.cfg.Webhooks.Replay(r.Context(), c.Tenant, id); !errors.Is(found, webhook.ErrUnknown) {
+			err = found
+		}
+	}
+	u.acted(w, r, c, acted{err: err, did: "replay webhook", about: cut(100, id), count: 1, to: "/webhooks", done: "replayed"})
+}
+
+type logData struct{ Actions []history.Action }
+
+func (u *UI) actions(ctx context.Context, _ *http.Request, c Caller) (any, error) {
+	list, err := u.cfg.History.Actions(ctx, c.Tenant, 100)
+	return logData{list}, err
+}

@@ -1,0 +1,376 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/neuronmill/neuronmill/internal/keys"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/stretchr/testify/require"
+)
+
+// eachRoute yields the method and the path of every route of the document, with an id.
+func (b *bench) eachRoute(id string, do func(method, path string, op *huma.Operation)) {
+	paths := b.api.OpenAPI().Paths
+	for _, path := range slices.Sorted(maps.Keys(paths)) {
+		item := paths[path]
+		for method, op := range map[string]*huma.Operation{
+			http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPut: item.Put, http.MethodPatch: item.Patch, http.MethodDelete: item.Delete,
+		} {
+			if op != nil {
+				do(method, strings.NewReplacer("{id}", id).Replace(path), op)
+			}
+		}
+	}
+}
+
+// fitting returns a body and its type that a route would take.
+func fitting(t *testing.T, path string, op *huma.Operation) (body, contentType string) {
+	switch {
+	case op.RequestBody == nil:
+		return "", ""
+	case path == "/v1/transcriptions":
+		return form(t, "file", "RIFF")
+	case path == "/v1/tasks":
+		return goodMorning, "application/json"
+	case strings.HasSuffix(path, ":batch") || path == "/v1/plan":
+		return `{"tasks":[` + goodMorning + `]}`, "application/json"
+	}
+	return "{}", "application/json"
+}
+
+func TestEveryRouteNeedsAKeyWithItsScopeAndShowsNoOtherTenant(t *testing.T) {
+	b := newBench(t)
+	mine := b.newKey("mine", keys.Scopes...)
+	b.key = mine
+	task := b.submitted(goodMorning)
+	b.key = ""
+	scopes := map[keys.Scope]string{}
+	for _, s := range keys.Scopes {
+		scopes[s] = b.newKey("other", slices.DeleteFunc(slices.Clone(keys.Scopes), func(k keys.Scope) bool { return k == s })...)
+	}
+	other := b.newKey("other", keys.Scopes...)
+	revoked := b.newKey("mine", keys.Scopes...)
+	_, err := keys.Revoke(t.Context(), b.store, strings.Split(revoked, "_")[1])
+	require.NoError(t, err)
+	routes := 0
+	b.eachRoute(task.ID, func(method, path string, op *huma.Operation) {
+		if len(op.Security) == 0 {
+			return
+		}
+		routes++
+		body, contentType := fitting(t, path, op)
+		call := func(key string) answer {
+			var headers []string
+			if contentType != "" {
+				headers = append(headers, "Content-Type: "+contentType)
+			}
+			if key != "" {
+				headers = append(headers, "Authorization: Bearer "+key)
+			}
+			b.limits = newLimiters()
+			return b.call(method, path, body, headers...)
+		}
+		name := method + " " + path
+		require.Equal(t, http.StatusUnauthorized, call("").StatusCode, name)
+		for _, wrong := range []string{"x", "nmk_0123456789abcdef_" + strings.Repeat("A", 43), mine[:len(mine)-1] + "-", revoked} {
+			require.Equal(t, http.StatusUnauthorized, call(wrong).StatusCode, name)
+		}
+		lacking := 0
+		for _, key := range scopes {
+			if call(key).StatusCode == http.StatusForbidden {
+				lacking++
+			}
+		}
+		require.Equal(t, 1, lacking, "%s needs exactly one scope", name)
+		if strings.Contains(path, task.ID) {
+			foreign := call(other)
+			require.Equal(t, http.StatusNotFound, foreign.StatusCode, "%s: %s", name, foreign.body)
+			require.NotContains(t, string(foreign.body), "mine")
+		}
+	})
+	require.Greater(t, routes, 12)
+	b.key = other
+	var list listBody
+	b.call(http.MethodGet, "/v1/tasks", "").into(t, &list)
+	for _, task := range list.Tasks {
+		require.NotEqual(t, "mine", task.Metadata["owner"])
+	}
+	b.key = mine
+	var info taskBody
+	b.call(http.MethodGet, task.URLs.Self, "").into(t, &info)
+	require.Equal(t, "pending", info.State, "nobody changed it")
+}
+
+// repeats reports whether a text has a run of 16 bytes of the input.
+func repeats(text, input []byte) bool {
+	for i := 0; i+16 <= len(input) && i < 1<<20; i++ {
+		if bytes.Contains(text, input[i:i+16]) {
+			return true
+		}
+	}
+	return false
+}
+
+// canary is a text that no answer of ours contains by chance.
+const canary = "Xq7-canary-Zw93-Lk48-Pv26-Nt15"
+
+func TestEveryRouteStandsAttacks(t *testing.T) {
+	b := newBench(t).withKeys()
+	attacks := map[string]string{
+		"duplicate keys":   `{"kind":"text","kind":"` + canary + `"}`,
+		"unknown field":    `{"` + canary + `":"` + canary + `"}`,
+		"wrong case":       `{"KIND":"text","Input":"` + canary + `","TASKS":[]}`,
+		"broken UTF-8":     `{"kind":"` + canary + "\xff" + `"}`,
+		"lone surrogate":   `{"kind":"\ud800` + canary + `"}`,
+		"trailing bytes":   `{} ` + canary,
+		"a list":           `["` + canary + `"]`,
+		"no JSON":          canary + canary,
+		"cut off":          `{"kind":"` + canary,
+		"wrong types":      `{"kind":7,"input":"` + canary + `","tasks":"` + canary + `"}`,
+		"deep":             strings.Repeat(`[`, 20_000),
+		"secrets in input": `{"kind":"` + canary + `","model":"` + canary + `","lane":"` + canary + `","input":{"` + canary + `":"` + canary + `"},"metadata":{"` + canary + `":5}}`,
+	}
+	id := b.submitted(goodMorning).ID
+	b.eachRoute(id, func(method, path string, op *huma.Operation) {
+		if slices.Contains(op.Tags, "OpenAI") {
+			return // an envelope of its own
+		}
+		for name, body := range attacks {
+			if op.RequestBody == nil || path == "/v1/uploads" {
+				break
+			}
+			t.Run(method+" "+path+" "+name, func(t *testing.T) {
+				types := []string{"application/json"}
+				if path == "/v1/transcriptions" {
+					types = []string{"multipart/form-data; boundary=x", "application/json"}
+				}
+				for _, contentType := range types {
+					res := b.call(method, path, body, "Content-Type: "+contentType)
+					require.GreaterOrEqual(t, res.StatusCode, 400, "%s", res.body)
+					require.Less(t, res.StatusCode, 500, "%s", res.body)
+					require.Equal(t, "application/problem+json", res.Header.Get("Content-Type"))
+					require.Less(t, len(res.body), 4096)
+					require.False(t, repeats(res.body, []byte(canary)), "%s", res.body)
+				}
+			})
+		}
+		t.Run(method+" "+path+" 64 MB", func(t *testing.T) {
+			if path == "/v1/uploads" || strings.HasSuffix(path, "/events") {
+				return // one takes them, the other streams until the task ends
+			}
+			req, err := http.NewRequestWithContext(t.Context(), method, b.url+path, io.LimitReader(endless(`{"kind":"`+canary+`",`), 64<<20))
+			require.NoError(t, err)
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("Authorization", "Bearer "+b.key)
+			res, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil {
+				return // the server closed the connection in the middle of the body
+			}
+			defer res.Body.Close()
+			answer, _ := io.ReadAll(res.Body)
+			if op.RequestBody != nil {
+				require.GreaterOrEqual(t, res.StatusCode, 400, "%s", answer)
+				require.Less(t, len(answer), 4096)
+			}
+			require.Less(t, len(answer), 200<<10)
+			require.False(t, repeats(answer, []byte(canary)))
+		})
+	})
+	require.Empty(t, b.objects(), "nothing of a refused request stays behind")
+}
+
+// endless repeats a text for ever.
+type endless string
+
+func (e endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = e[i%len(e)]
+	}
+	return len(p), nil
+}
+
+func TestHeadersThatAreWrongAreRefusedBeforeTheBody(t *testing.T) {
+	b := newBench(t)
+	for _, contentType := range []string{"", "text/plain", "application/json; charset=utf-16", "application/x-www-form-urlencoded", "a b"} {
+		b.call(http.MethodPost, "/v1/tasks", goodMorning, "Content-Type: "+contentType).problem(t, http.StatusUnsupportedMediaType, codeContentType)
+	}
+	b.call(http.MethodPost, "/v1/tasks", goodMorning, "Content-Encoding: gzip").problem(t, http.StatusUnsupportedMediaType, codeCompressed)
+	b.call(http.MethodPost, "/v1/tasks", "").problem(t, http.StatusBadRequest, codeEmptyBody)
+	b.call(http.MethodGet, "/v1/tasks?stat=active", "").problem(t, http.StatusBadRequest, codeParameter)
+	b.call(http.MethodGet, "/v1/tasks?limit=x", "").problem(t, http.StatusBadRequest, codeParameter)
+
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+"/v1/tasks", nil)
+	require.NoError(t, err)
+	req.Header["Authorization"] = []string{"Bearer a", "Bearer b"}
+	b.do(req).problem(t, http.StatusBadRequest, codeAmbiguousAuth)
+	req.Header.Del("Authorization")
+	req.Host = "evil.example"
+	b.do(req).problem(t, http.StatusMisdirectedRequest, codeHost)
+
+	// A body that is announced too large is refused before it is sent.
+	host := strings.TrimPrefix(b.url, "http://")
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", host)
+	require.NoError(t, err)
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST /v1/tasks HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n", host)
+	start := make([]byte, 12)
+	_, err = io.ReadFull(conn, start)
+	require.NoError(t, err)
+	require.Equal(t, "HTTP/1.1 413", string(start))
+}
+
+func TestBadInputNamesTheFieldAndRepeatsNothing(t *testing.T) {
+	b := newBench(t)
+	task := func(members string) string {
+		return `{"kind":"text","input":{"prompt":"hi"},` + members + `}`
+	}
+	input := func(kind, members string) string { return `{"kind":"` + kind + `","input":{` + members + `}}` }
+	long := strings.Repeat("m", 300)
+	for name, c := range map[string]struct {
+		body, field string
+		status      int
+	}{
+		"trailing comma":          {`{"kind":"text",}`, "", 400},
+		"NaN":                     {input("text", `"prompt":"hi","temperature":NaN`), "", 400},
+		"unknown field":           {task(`"mdoel":"x"`), "mdoel", 400},
+		"unknown field of input":  {input("text", `"promt":"hi"`), "input.promt", 400},
+		"a number for a string":   {task(`"model":7`), "model", 400},
+		"a string for a number":   {input("text", `"prompt":"hi","max_tokens":"12"`), "input.max_tokens", 400},
+		"a number out of range":   {input("text", `"prompt":"hi","max_tokens":0`), "input.max_tokens", 400},
+		"1e999":                   {input("text", `"prompt":"hi","temperature":1e999`), "", 400},
+		"no kind":                 {`{"input":{}}`, "kind", 400},
+		"no input":                {`{"kind":"text"}`, "input", 400},
+		"an unknown kind":         {`{"kind":"txt","input":{}}`, "kind", 400},
+		"a model with spaces":     {task(`"model":"@cf/a b/` + canary + `"`), "model", 400},
+		"a model with dots":       {task(`"model":"@cf/../../accounts"`), "model", 400},
+		"a model of 300 bytes":    {task(`"model":"@cf/a/` + long + `"`), "model", 400},
+		"an unknown model":        {task(`"model":"@cf/nobody/` + canary + `"`), "model", 400},
+		"a model of another kind": {task(`"model":"@cf/baai/bge-m3"`), "model", 400},
+		"an empty prompt":         {input("text", `"prompt":"  "`), "input.prompt", 400},
+		"no texts":                {input("embedding", `"texts":[]`), "input.texts", 400},
+		"an empty text":           {input("embedding", `"texts":["a",""]`), "input.texts[1]", 400},
+		"a language":              {input("translation", `"text":"hi","target_lang":"`+canary+`"`), "input.target_lang", 400},
+		"a lane":                  {task(`"lane":"` + canary + `"`), "lane", 400},
+		"a start in two years":    {task(`"run_at":"2099-01-01T00:00:00Z"`), "run_at", 400},
+		"a deadline in the past":  {task(`"deadline":"2001-01-01T00:00:00Z"`), "deadline", 400},
+		"no time":                 {task(`"deadline":"` + canary + `"`), "deadline", 400},
+		"a duration":              {task(`"max_wait":"` + canary + `"`), "max_wait", 400},
+		"a key with NUL":          {task(`"key":"a\u0000b"`), "key", 400},
+		"metadata of a number":    {task(`"metadata":{"a":1}`), "metadata.a", 400},
+		"long metadata":           {task(`"metadata":{"` + long + `":"a"}`), `metadata."mmmmmmmmmmm…`, 400},
+		"audio by http":           {input("transcription", `"audio":{"url":"http://127.0.0.1/a.wav"}`), "input.audio.url", 400},
+		"audio of a loopback":     {input("transcription", `"audio":{"url":"https://[::ffff:127.0.0.1]/a.wav"}`), "input.audio.url", 400},
+		"audio of another tenant": {input("transcription", `"audio":{"key":"other/files/a.wav"}`), "input.audio.key", 400},
+		"a local file":            {input("transcription", `"audio":{"path":"/etc/passwd"}`), "input.audio.path", 400},
+		"a result key":            {task(`"result_key":"x"`), "result_key", 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			res := b.call(http.MethodPost, "/v1/tasks", c.body)
+			require.Equal(t, c.status, res.StatusCode, "%s", res.body)
+			var p Problem
+			res.into(t, &p)
+			require.NotEmpty(t, p.Errors, "%s", res.body)
+			var fields []string
+			for _, e := range p.Errors {
+				fields = append(fields, e.Field)
+				require.NotEmpty(t, e.Message)
+			}
+			require.Contains(t, fields, c.field, "%s", res.body)
+			require.False(t, repeats(res.body, []byte(canary)), "%s", res.body)
+			require.NotContains(t, string(res.body), long[:40])
+		})
+	}
+	list, err := b.client("default").List(t.Context(), tasks.ListFilter{})
+	require.NoError(t, err)
+	require.Empty(t, list, "nothing was accepted")
+}
+
+func TestAKeyHasALimitAndGuessersAreSlowedDown(t *testing.T) {
+	b := newBench(t)
+	_, text, err := keys.Create(t.Context(), b.store, keys.Key{Tenant: "default", Scopes: keys.Scopes, PerMinute: 20})
+	require.NoError(t, err)
+	b.key = text
+	for range 2 { // a tenth of the minute at once
+		require.Equal(t, http.StatusOK, b.call(http.MethodGet, "/v1/tasks", "").StatusCode)
+	}
+	res := b.call(http.MethodGet, "/v1/tasks", "")
+	res.problem(t, http.StatusTooManyRequests, codeKeyRate)
+	require.NotEmpty(t, res.Header.Get("Retry-After-Ms"))
+	b.key = "nmk_0123456789abcdef_" + strings.Repeat("A", 43)
+	for range failuresMinutes {
+		require.Equal(t, http.StatusUnauthorized, b.call(http.MethodGet, "/v1/tasks", "").StatusCode)
+	}
+	b.call(http.MethodGet, "/v1/tasks", "").problem(t, http.StatusTooManyRequests, codeTooManyAttempts)
+	b.key = text
+	b.call(http.MethodGet, "/v1/tasks", "").problem(t, http.StatusTooManyRequests, codeKeyRate) // known keys are still read
+}
+
+func TestTheDocumentHasEveryRouteAndItsReferences(t *testing.T) {
+	b := newBench(t)
+	var document map[string]any
+	require.NoError(t, json.Unmarshal(b.call(http.MethodGet, "/openapi.json", "").body, &document))
+	schemas := document["components"].(map[string]any)["schemas"].(map[string]any)
+	ids := map[string]bool{}
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			if ref, ok := v["$ref"].(string); ok {
+				require.Contains(t, schemas, strings.TrimPrefix(ref, "#/components/schemas/"))
+			}
+			if id, ok := v["operationId"].(string); ok {
+				require.False(t, ids[id], id)
+				ids[id] = true
+			}
+			for _, inner := range v {
+				walk(inner)
+			}
+		case []any:
+			for _, inner := range v {
+				walk(inner)
+			}
+		}
+	}
+	walk(document)
+	b.eachRoute("t_x", func(method, path string, op *huma.Operation) {
+		req, err := http.NewRequestWithContext(t.Context(), method, b.url+path, nil)
+		require.NoError(t, err)
+		_, pattern := b.mux.Handler(req)
+		require.NotEmpty(t, pattern, "%s %s is in the document and has no route", method, path)
+		require.NotEmpty(t, op.Summary)
+		require.Subset(t, []string{"fleet", "health", "tasks", "OpenAI"}, op.Tags[:min(1, len(op.Tags))])
+	})
+}
+
+func TestAServerThatStopsEndsItsWaits(t *testing.T) {
+	b := newBench(t)
+	task := b.submitted(goodMorning)
+	done := make(chan int, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	go func() {
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, b.url+task.URLs.Self+"?wait=60", nil)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			done <- 0
+			return
+		}
+		res.Body.Close()
+		done <- res.StatusCode
+	}()
+	time.AfterFunc(100*time.Millisecond, b.stop)
+	require.Equal(t, http.StatusOK, <-done)
+	require.NoError(t, ctx.Err())
+}

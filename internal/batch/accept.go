@@ -1,0 +1,222 @@
+package batch
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"golang.org/x/sync/errgroup"
+)
+
+// NewID returns a random id. Ids of later batches sort after those of earlier ones.
+func NewID() string {
+	return "b_" + strings.ReplaceAll(uuid.Must(uuid.NewV7()).String(), "-", "")
+}
+
+// DerivedID returns the id of a batch with a content and the settings that change its
+// lines. The same file and settings give the same id.
+func (b *Batches) DerivedID(src Source, settings ...string) (string, error) {
+	file, err := src.Open()
+	if err != nil {
+		return "", fmt.Errorf("open %s: %w", src.Name, err)
+	}
+	defer file.Close()
+	sum := sha256.New()
+	for _, s := range append([]string{b.Tenant}, settings...) {
+		fmt.Fprintf(sum, "%d %s\n", len(s), s)
+	}
+	if _, err := io.CopyBuffer(sum, file, make([]byte, 1<<20)); err != nil {
+		return "", fmt.Errorf("read %s: %w", src.Name, err)
+	}
+	return idOf(sum.Sum(nil)), nil
+}
+
+// KeyedID returns the id of the batch with an idempotency key: the same key gives the same
+// batch.
+func (b *Batches) KeyedID(key string) string {
+	sum := sha256.Sum256([]byte(b.Tenant + "\x00key\x00" + key))
+	return idOf(sum[:])
+}
+
+func idOf(sum []byte) string {
+	return "b_" + strings.ToLower(base32.StdEncoding.EncodeToString(sum)[:26])
+}
+
+// AcceptOptions are the settings of a batch.
+type AcceptOptions struct {
+	Deadline    time.Time // zero means none
+	Metadata    map[string]string
+	ByWorkers   bool // workers drive the batch; otherwise the caller does
+	SkipInvalid bool // run the valid lines of a file that has others
+	NoOutput    bool // the end of the batch writes no output.jsonl
+}
+
+// InvalidError reports that a file has invalid lines and was not accepted.
+type InvalidError struct{ Report *Report }
+
+func (e *InvalidError) Error() string {
+	return fmt.Sprintf("%d of %d lines are not valid", e.Report.Invalid, e.Report.Lines)
+}
+
+// segmentsAtOnce is how many segments are written in parallel.
+const segmentsAtOnce = 4
+
+// Accept validates a file and stores it as a batch. It returns an *InvalidError, and
+// stores nothing, if a line is not valid; with SkipInvalid such a line fails alone. If the
+// batch exists already, Accept returns it. After Accept has returned nil, the batch is in
+// the bucket whole.
+func (b *Batches) Accept(ctx context.Context, id string, src Source, o AcceptOptions) (*Batch, error) {
+	known, err := b.Get(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		known, err = b.store(ctx, id, src, o)
+	}
+	if err != nil || !known.ByWorkers {
+		return known, err
+	}
+	return known, b.Hand(ctx, known.ID)
+}
+
+// store writes the segments and, last, the definition.
+func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOptions) (*Batch, error) {
+	w := segmentWriter{b: b, id: id, keep: o.SkipInvalid}
+	w.group, w.ctx = errgroup.WithContext(ctx)
+	w.group.SetLimit(segmentsAtOnce)
+	report, err := scan(w.ctx, b.Client, src, w.line, w.cut)
+	if failed := w.group.Wait(); failed != nil {
+		err = failed
+	}
+	if err == nil && report.Refusing > 0 && !o.SkipInvalid {
+		err = &InvalidError{report}
+	}
+	if err != nil {
+		b.removeSegments(id, w.segments)
+		return nil, err
+	}
+	d := &Batch{
+		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Segments: w.segments,
+		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput,
+	}
+	if o.Deadline.IsZero() {
+		d.Deadline = time.Time{}
+	}
+	return d, b.create(ctx, b.key(id, "batch.json"), d)
+}
+
+// removeSegments removes the segments of a file that was not accepted. The next attempt
+// overwrites what remains.
+func (b *Batches) removeSegments(id string, segments int) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	keys := make([]string, segments)
+	for n := range keys {
+		keys[n] = b.segmentKey(id, n)
+	}
+	if err := storage.DeleteMany(ctx, b.Store, keys); err != nil {
+		b.Log.Warn("segments of a refused batch stay in the bucket", "batch", id, "error", err)
+	}
+}
+
+// record is a line in a segment.
+type record struct {
+	Number int              `json:"n"`
+	Chunk  int              `json:"c"`
+	ID     string           `json:"id"`
+	Kind   tasks.Kind       `json:"kind,omitempty"`
+	Model  string           `json:"model,omitempty"`
+	Input  jsontext.Value   `json:"input,omitempty"`
+	Error  *tasks.TaskError `json:"error,omitempty"` // of an invalid line
+	Extra  jsontext.Value   `json:"extra,omitempty"`
+}
+
+// segmentWriter writes lines into segments.
+type segmentWriter struct {
+	b    *Batches
+	id   string
+	keep bool // invalid lines are kept, as failed ones
+
+	ctx      context.Context // of the group
+	group    *errgroup.Group
+	buffer   []byte
+	segments int
+	broken   bool // the file will be refused: no more segments are written
+}
+
+func (w *segmentWriter) line(l *Line, chunk int) error {
+	if l.Problem != nil && !l.Problem.Alone && !w.keep {
+		w.broken = true
+	}
+	if w.broken {
+		return nil
+	}
+	r := record{Number: l.Number, Chunk: chunk, ID: l.ID, Kind: l.Kind, Model: l.Model, Input: l.Input, Extra: l.Extra}
+	if p := l.Problem; p != nil {
+		r = record{Number: l.Number, Chunk: chunk, ID: l.ID, Error: &tasks.TaskError{Code: p.Code, Message: p.Error()}, Extra: l.Extra}
+		if r.ID == "" {
+			r.ID = fmt.Sprintf("line %d", l.Number)
+		}
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode line %d: %w", l.Number, err)
+	}
+	w.buffer = append(append(w.buffer, text...), '\n')
+	return nil
+}
+
+// cut ends a segment and stores it in the background.
+func (w *segmentWriter) cut() error {
+	if w.broken || len(w.buffer) == 0 {
+		return nil
+	}
+	body, key := w.buffer, w.b.segmentKey(w.id, w.segments)
+	w.buffer = make([]byte, 0, len(body)+len(body)/8)
+	w.segments++
+	w.group.Go(func() error {
+		if err := w.b.Store.Put(w.ctx, key, bytes.NewReader(body), "application/jsonl"); err != nil {
+			return fmt.Errorf("put %s: %w", key, err)
+		}
+		return nil
+	})
+	return nil
+}
+
+// segment reads the lines of a segment.
+func (b *Batches) segment(ctx context.Context, id string, n int) ([]record, error) {
+	key := b.segmentKey(id, n)
+	body, err := b.readAll(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	var records []record
+	for line := range bytes.Lines(body) {
+		var r record
+		if err := json.Unmarshal(line, &r); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", key, err)
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}
+
+// Hand marks a batch as driven by workers, in the bucket and in Redis. The batch may not
+// exist yet: see Service.Prepare.
+func (b *Batches) Hand(ctx context.Context, id string) error {
+	if err := b.create(ctx, b.pendingKey(id), map[string]string{"id": id}); err != nil {
+		return err
+	}
+	if err := b.Redis.SAdd(ctx, activeKey, b.Tenant+"/"+id).Err(); err != nil {
+		b.Log.Warn("a batch is not announced to the workers; they find it in the bucket within minutes", "batch", id, "error", err)
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package batch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/neuronmill/neuronmill/internal/objects"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/redis/go-redis/v9"
+)
+
+// Config has the settings of Batches. All parts are required, and the caller's to close.
+type Config struct {
+	Client *tasks.Client
+	Store  storage.Store // the bucket of the client
+	Redis  redis.UniversalClient
+	Tenant string // that of the client; "default" when empty
+	Log    *slog.Logger
+	// KeepTasks leaves the objects of the tasks in the bucket after their lines are in a
+	// shard.
+	KeepTasks bool
+}
+
+// Batches accepts, drives and reads the batches of a tenant.
+type Batches struct {
+	Config
+}
+
+// New returns the batches of a tenant; there is nothing to close.
+func New(c Config) *Batches {
+	if c.Tenant == "" {
+		c.Tenant = objects.DefaultTenant
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return &Batches{c}
+}
+
+// ErrNotFound: there is no batch with the id.
+var ErrNotFound = errors.New("batch not found")
+
+// Batch is the definition of a batch, as accepted.
+type Batch struct {
+	ID        string            `json:"id"`
+	Name      string            `json:"name,omitempty"` // of the file, for people
+	CreatedAt time.Time         `json:"created_at"`
+	Lines     int               `json:"lines"`
+	Invalid   int               `json:"invalid,omitempty"` // lines that failed validation and are not run
+	Segments  int               `json:"segments"`
+	Demands   []*Demand         `json:"demands"`
+	Deadline  time.Time         `json:"deadline,omitzero"` // lines that have not run by then fail; zero means none
+	Metadata  map[string]string `json:"metadata,omitempty"`
+	ByWorkers bool              `json:"by_workers,omitempty"` // workers drive it
+	NoOutput  bool              `json:"no_output,omitempty"`  // its end writes no output.jsonl
+}
+
+// round is a run over a batch: 0 runs all lines, each later one the failed lines of the
+// round before.
+type round struct {
+	Number    int       `json:"round"`
+	Model     string    `json:"model,omitempty"` // instead of that of the lines
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// Counts are lines by their end, and the cost of all calls.
+type Counts struct {
+	Completed int     `json:"completed"`
+	Failed    int     `json:"failed"`
+	Neurons   float64 `json:"neurons"`
+}
+
+func (c *Counts) add(d Counts) {
+	c.Completed, c.Failed, c.Neurons = c.Completed+d.Completed, c.Failed+d.Failed, c.Neurons+d.Neurons
+}
+
+// End is the end of a round.
+type End struct {
+	Status  Status    `json:"status"` // completed, cancelled or expired
+	EndedAt time.Time `json:"ended_at"`
+	Counts
+}
+
+// Status is the state of a batch. A batch with failed lines is completed too.
+type Status string
+
+// The states.
+const (
+	Waiting   Status = "waiting" // no process drives it at the moment
+	Running   Status = "running"
+	Completed Status = "completed"
+	Cancelled Status = "cancelled"
+	Expired   Status = "expired"
+)
+
+// The codes of lines that a batch ended without running.
+const (
+	CodeCancelled = "batch_cancelled"
+	CodeExpired   = "batch_expired"
+)
+
+var batchID = regexp.MustCompile(`^b_[a-z0-9]{8,62}$`)
+
+func (b *Batches) root() string { return b.Tenant + "/batches/" }
+
+// key returns the key of an object of a batch.
+func (b *Batches) key(id, name string) string { return b.root() + id + "/" + name }
+
+func (b *Batches) pendingKey(id string) string { return b.root() + "pending/" + id + ".json" }
+
+// OutputKey returns the key of the output of a batch that workers drove.
+func (b *Batches) OutputKey(id string) string { return b.key(id, "output.jsonl") }
+
+func (b *Batches) segmentKey(id string, n int) string {
+	return b.key(id, fmt.Sprintf("segments/%08d.jsonl", n))
+}
+
+func (b *Batches) shardKey(id string, round, n int) string {
+	return b.key(id, fmt.Sprintf("shards/%d/%08d.jsonl", round, n))
+}
+
+func (b *Batches) endKey(id string, round int) string {
+	return b.key(id, fmt.Sprintf("ends/%d.json", round))
+}
+
+func (b *Batches) cancelKey(id string, round int) string {
+	return b.key(id, fmt.Sprintf("cancel/%d.json", round))
+}
+
+func (b *Batches) roundKey(id string, round int) string {
+	return b.key(id, fmt.Sprintf("rounds/%d.json", round))
+}
+
+// Get returns the definition of a batch, or ErrNotFound.
+func (b *Batches) Get(ctx context.Context, id string) (*Batch, error) {
+	if !batchID.MatchString(id) {
+		return nil, ErrNotFound
+	}
+	var d Batch
+	err := b.read(ctx, b.key(id, "batch.json"), &d)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, ErrNotFound
+	}
+	return &d, err
+}
+
+// lastRound returns the latest round, and its end or nil.
+func (b *Batches) lastRound(ctx context.Context, id string) (round, *End, error) {
+	var r round
+	for n := 1; ; n++ {
+		var next round
+		err := b.read(ctx, b.roundKey(id, n), &next)
+		if errors.Is(err, storage.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return r, nil, err
+		}
+		r = next
+	}
+	var e End
+	err := b.read(ctx, b.endKey(id, r.Number), &e)
+	if errors.Is(err, storage.ErrNotFound) {
+		return r, nil, nil
+	}
+	return r, &e, err
+}
+
+func (b *Batches) read(ctx context.Context, key string, into any) error {
+	document, err := b.readAll(ctx, key)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(document, into); err != nil {
+		return fmt.Errorf("decode %s: %w", key, err)
+	}
+	return nil
+}
+
+func (b *Batches) readAll(ctx context.Context, key string) ([]byte, error) {
+	body, err := b.Store.Get(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", key, err)
+	}
+	defer body.Close()
+	document, err := io.ReadAll(body)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return document, nil
+}
+
+// create writes a document once. A document that exists already is not an error.
+func (b *Batches) create(ctx context.Context, key string, v any) error {
+	document, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", key, err)
+	}
+	err = b.Store.Create(ctx, key, bytes.NewReader(document), "application/json")
+	if err != nil && !errors.Is(err, storage.ErrExists) {
+		return fmt.Errorf("create %s: %w", key, err)
+	}
+	return nil
+}

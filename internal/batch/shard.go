@@ -1,0 +1,321 @@
+package batch
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"golang.org/x/sync/errgroup"
+)
+
+// shardHead is the first line of a shard. The counts are those of all its lines over all
+// rounds.
+type shardHead struct {
+	Shard int `json:"shard"`
+	Round int `json:"round"`
+	Counts
+}
+
+// openSegment is a segment whose chunks run.
+type openSegment struct {
+	d         *driver
+	n         int
+	untouched bool // no earlier driver can have had tasks of it
+
+	chunks  []*chunkRun
+	running sync.WaitGroup
+}
+
+// chunkRun is a chunk of an open segment.
+type chunkRun struct {
+	key       string
+	records   []record
+	positions []int // of the records in the segment
+	units     int64 // of the window
+	end       *chunkEnd
+	counts    Counts // also when the lines were dropped
+}
+
+// start enqueues the chunks of the segment as the window has room, and writes its shard in
+// the background once they have ended.
+func (s *openSegment) start(ctx context.Context, g *errgroup.Group) error {
+	d := s.d
+	if err := s.load(ctx); err != nil {
+		return err
+	}
+	if len(s.chunks) == 0 { // no line of it failed in the round before
+		d.open.Release(1)
+		return nil
+	}
+	for _, c := range s.chunks {
+		if err := d.window.Acquire(ctx, c.units); err != nil {
+			return context.Cause(ctx)
+		}
+		s.running.Add(1)
+		g.Go(func() error {
+			defer s.running.Done()
+			defer d.window.Release(c.units)
+			return s.run(ctx, c)
+		})
+	}
+	g.Go(func() error {
+		defer d.open.Release(1)
+		s.running.Wait()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return s.finish(ctx)
+	})
+	return nil
+}
+
+// load reads the segment and forms its chunks. In a later round these hold the lines that
+// failed before.
+func (s *openSegment) load(ctx context.Context) error {
+	d := s.d
+	redo := func(int) bool { return true }
+	if r := d.latestRound(s.n); r >= 0 {
+		var lines [][]byte
+		err := d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
+			_, lines, err = d.shard(ctx, d.batch.ID, r, s.n)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		redo = func(i int) bool { return i < len(lines) && isFailed(lines[i]) }
+	}
+	var records []record
+	err := d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
+		records, err = d.segment(ctx, d.batch.ID, s.n)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.chunks = chunksOf(d.round.Number, s.n, records, func(i int) bool {
+		return redo(i) && (records[i].Error == nil || d.round.Number == 0)
+	})
+	return nil
+}
+
+// chunksOf forms the chunks of a segment from the records that take part in the round.
+func chunksOf(round, segment int, records []record, takesPart func(i int) bool) (chunks []*chunkRun) {
+	byNumber := map[int]*chunkRun{}
+	for i, r := range records {
+		if !takesPart(i) {
+			continue
+		}
+		c := byNumber[r.Chunk]
+		if c == nil {
+			c = &chunkRun{key: fmt.Sprintf("%d/%d/%d", round, segment, r.Chunk), units: 1}
+			if r.Kind == tasks.KindEmbedding {
+				c.units = embeddingUnits
+			}
+			byNumber[r.Chunk] = c
+			chunks = append(chunks, c)
+		}
+		c.records, c.positions = append(c.records, r), append(c.positions, i)
+	}
+	return chunks
+}
+
+// run runs a chunk. Its lines are dropped if too many are in memory.
+func (s *openSegment) run(ctx context.Context, c *chunkRun) error {
+	d := s.d
+	end, err := d.chunk(ctx, c.key, c.records, s.untouched)
+	if err != nil {
+		return err
+	}
+	c.counts = end.counts
+	d.count(s.change(end.counts))
+	size := end.size()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.held+size <= heldLimit {
+		d.held += size
+		c.end = end
+	}
+	return nil
+}
+
+// change returns by how much the counts of a chunk change those of the batch: lines of a
+// later round were counted as failed.
+func (s *openSegment) change(c Counts) Counts {
+	if s.d.round.Number > 0 {
+		c.Failed = -c.Completed
+	}
+	return c
+}
+
+// finish writes the shard.
+func (s *openSegment) finish(ctx context.Context) error {
+	d := s.d
+	if err := d.shards.Acquire(ctx, 1); err != nil {
+		return context.Cause(ctx)
+	}
+	defer d.shards.Release(1)
+	head := shardHead{Shard: s.n, Round: d.round.Number}
+	var lines [][]byte
+	if r := d.latestRound(s.n); r >= 0 {
+		err := d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
+			var before shardHead
+			before, lines, err = d.shard(ctx, d.batch.ID, r, s.n)
+			head.Counts = before.Counts
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	} else {
+		total := 0
+		for _, c := range s.chunks {
+			total += len(c.records)
+		}
+		lines = make([][]byte, total)
+	}
+	var done forgettable
+	held := 0
+	for _, c := range s.chunks {
+		if c.end == nil {
+			again, err := d.chunk(ctx, c.key, c.records, false)
+			if err != nil {
+				return err
+			}
+			d.count(s.change(Counts{again.counts.Completed - c.counts.Completed, again.counts.Failed - c.counts.Failed, again.counts.Neurons - c.counts.Neurons}))
+			c.end = again
+		} else {
+			held += c.end.size()
+		}
+		for i, at := range c.positions {
+			lines[at] = c.end.lines[i]
+		}
+		head.add(s.change(c.end.counts))
+		done = append(done, c.end.requests...)
+	}
+	err := d.storeShard(ctx, head, lines)
+	d.mu.Lock()
+	d.held -= held
+	if err == nil {
+		d.latest[s.n] = shardRef{round: d.round.Number}
+	}
+	d.mu.Unlock()
+	s.chunks = nil
+	if err != nil {
+		return err
+	}
+	d.forgetLater(ctx, done)
+	return nil
+}
+
+// storeShard writes a shard. If another driver has written it, that one stands.
+func (d *driver) storeShard(ctx context.Context, head shardHead, lines [][]byte) error {
+	size := 256
+	for _, l := range lines {
+		size += len(l) + 1
+	}
+	text, err := json.Marshal(head)
+	if err != nil {
+		return fmt.Errorf("encode a shard: %w", err)
+	}
+	body := append(append(make([]byte, 0, size), text...), '\n')
+	for i, l := range lines {
+		body = append(append(body, l...), '\n')
+		lines[i] = nil
+	}
+	key := d.shardKey(d.batch.ID, head.Round, head.Shard)
+	return d.patiently(ctx, "the bucket", func(ctx context.Context) error {
+		err := d.Store.Create(ctx, key, bytes.NewReader(body), "application/jsonl")
+		if err != nil && !errors.Is(err, storage.ErrExists) {
+			return fmt.Errorf("create %s: %w", key, err)
+		}
+		return nil
+	})
+}
+
+// isFailed reports whether a line of output is a failed one. It reads the beginning only.
+func isFailed(line []byte) bool {
+	d := jsontext.NewDecoder(bytes.NewReader(line[:min(len(line), 8<<10)]))
+	for range 4 { // {, "id", its value, "status"
+		if _, err := d.ReadToken(); err != nil {
+			return false
+		}
+	}
+	status, err := d.ReadToken()
+	return err == nil && status.String() == "failed"
+}
+
+// shardRef is the latest shard of a segment.
+type shardRef struct {
+	round   int
+	written time.Time // by the clock of the bucket
+}
+
+// latestShards returns the latest shard of each segment that has one.
+func (b *Batches) latestShards(ctx context.Context, id string) (map[int]shardRef, error) {
+	latest := map[int]shardRef{}
+	prefix := b.key(id, "shards/")
+	for info, err := range b.Store.List(ctx, prefix, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list the shards: %w", err)
+		}
+		round, name, _ := strings.Cut(strings.TrimPrefix(info.Key, prefix), "/")
+		r, err := strconv.Atoi(round)
+		n, err2 := strconv.Atoi(strings.TrimSuffix(name, ".jsonl"))
+		if err != nil || err2 != nil {
+			continue
+		}
+		if before, ok := latest[n]; !ok || r > before.round {
+			latest[n] = shardRef{r, info.Modified}
+		}
+	}
+	return latest, nil
+}
+
+// shardHead reads the first line of a shard.
+func (b *Batches) shardHead(ctx context.Context, id string, round, n int) (h shardHead, err error) {
+	key := b.shardKey(id, round, n)
+	body, err := b.Store.Get(ctx, key)
+	if err != nil {
+		return h, fmt.Errorf("get %s: %w", key, err)
+	}
+	defer body.Close()
+	line, err := bufio.NewReader(io.LimitReader(body, 4<<10)).ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &h)
+	}
+	if err != nil {
+		return h, fmt.Errorf("read %s: %w", key, err)
+	}
+	return h, nil
+}
+
+// shard reads a shard: its first line and those of the output.
+func (b *Batches) shard(ctx context.Context, id string, round, n int) (h shardHead, lines [][]byte, err error) {
+	key := b.shardKey(id, round, n)
+	body, err := b.readAll(ctx, key)
+	if err != nil {
+		return h, nil, err
+	}
+	first, rest, _ := bytes.Cut(body, []byte("\n"))
+	if err := json.Unmarshal(first, &h); err != nil {
+		return h, nil, fmt.Errorf("decode %s: %w", key, err)
+	}
+	for len(rest) > 0 {
+		var line []byte
+		line, rest, _ = bytes.Cut(rest, []byte("\n"))
+		lines = append(lines, line)
+	}
+	return h, lines, nil
+}

@@ -1,0 +1,123 @@
+package engine_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/redistest"
+	"github.com/neuronmill/neuronmill/internal/taskstate"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
+	"github.com/stretchr/testify/require"
+)
+
+// TestATaskThatRedisGivesOutTwiceIsPaidOnce: after a failover that lost the last second,
+// less than a heartbeat, the queue delivers a task again while its living owner runs it.
+func TestATaskThatRedisGivesOutTwiceIsPaidOnce(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]bool{"to a worker that was there": false, "to a worker that starts then": true} {
+		t.Run(name, func(t *testing.T) { alone(t, func(t *testing.T, r *rig) { givenOutTwice(t, r, late) }) })
+	}
+}
+
+func givenOutTwice(t *testing.T, r *rig, late bool) {
+	other := *r
+	other.link = &redistest.Link{}
+	other.redis = r.server.Client(other.link)
+	other.cfg.Redis = other.redis
+	other.cfg.Gate = gate.New(gate.Config{Redis: other.redis, Pace: catalogued, Log: r.cfg.Log})
+	r.ai.Fault(workersaitest.Fault{Delay: 8 * time.Second})
+	r.work()
+	time.Sleep(10 * time.Second)
+	id := r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithDelay(2*time.Second))
+	time.Sleep(time.Second)
+	before := r.server.Snapshot()
+	require.Eventually(t, func() bool { return len(r.ai.Requests()) == 1 }, 5*time.Second, 100*time.Millisecond)
+	if !late {
+		other.work()
+		time.Sleep(time.Second)
+	}
+	r.link.Cut()
+	other.link.Cut()
+	r.server.Restore(before)
+	other.link.Mend() // it connects before the first worker
+	if late {
+		other.work()
+	}
+	defer func() { other.stop() }()
+	time.Sleep(4 * time.Second) // without the failover check it would claim the task now
+	r.link.Mend()
+	require.Equal(t, tasks.Completed, r.wait(id).Status)
+	time.Sleep(time.Minute)
+	require.Len(t, r.ai.Requests(), 1)
+}
+
+// heads counts how often the bucket is asked for a result.
+type heads struct {
+	storage.Store
+	asked atomic.Int32
+}
+
+func (s *heads) Head(ctx context.Context, key string) (storage.Info, error) {
+	if strings.HasSuffix(key, "/result.json") {
+		s.asked.Add(1)
+	}
+	return s.Store.Head(ctx, key)
+}
+
+// TestTheBucketIsAskedForAResultWhereRedisMayHaveForgottenIt: a task that this Redis has
+// known since it was enqueued costs no such request.
+func TestTheBucketIsAskedForAResultWhereRedisMayHaveForgottenIt(t *testing.T) {
+	t.Parallel()
+	for name, story := range map[string]struct {
+		between func(r *rig, id string)
+		asked   int32
+	}{
+		"nothing happened": {func(*rig, string) {}, 0},
+		"redis was replaced": {func(r *rig, _ string) {
+			r.link.Cut()
+			r.server.Restore(r.server.Snapshot())
+			r.link.Mend()
+		}, 1},
+		"a while went by":    {func(*rig, string) { time.Sleep(11 * time.Minute) }, 1},
+		"a call was counted": {func(r *rig, id string) { r.redis.HSet(r.t.Context(), taskstate.LiveKey(id), "calls", 1) }, 1},
+		"a run ended it":     {func(r *rig, id string) { r.redis.HSet(r.t.Context(), taskstate.LiveKey(id), "ended", 1) }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, r *rig) {
+				store := &heads{Store: r.store}
+				r.cfg.Store = store
+				id := r.enqueue(tasks.Text{Prompt: "hi"})
+				story.between(r, id)
+				if name == "a run ended it" {
+					r.put("default/tasks/"+id+"/result.json", `{"status":"completed"}`)
+				}
+				r.work()
+				time.Sleep(20 * time.Second)
+				r.wait(id)
+				require.Equal(t, story.asked, store.asked.Load())
+			})
+		})
+	}
+}
+
+// TestAKeyThatRedisForgotIsPaidForOnce: the second producer has no bucket to ask.
+func TestAKeyThatRedisForgotIsPaidForOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		boxless := tasks.NewClient(tasks.Config{Redis: r.redis})
+		for range 2 {
+			accepted, err := boxless.Enqueue(t.Context(), tasks.Text{Prompt: "hi"}, tasks.WithIdempotencyKey("k"))
+			require.NoError(t, err)
+			require.Equal(t, tasks.Completed, r.wait(accepted.ID).Status)
+			time.Sleep(time.Second)
+			r.server.Wipe()
+			time.Sleep(time.Minute)
+		}
+		require.Len(t, r.ai.Requests(), 1)
+	})
+}

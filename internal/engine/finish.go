@@ -1,0 +1,220 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/failpoint"
+	"github.com/neuronmill/neuronmill/internal/objects"
+	"github.com/neuronmill/neuronmill/internal/queue"
+	"github.com/neuronmill/neuronmill/internal/taskstate"
+	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
+)
+
+// finish ends a run: it applies the retry policy to err and cleans up. Nil acknowledges
+// the task, an error returns it to the queue.
+func (h *Engine) finish(ctx context.Context, j *job, err error) error {
+	if taskstate.IsDamaged(err) {
+		h.renewRecord(ctx, j)
+	}
+	if err != nil && j.startedAt.IsZero() && countedEarly(err) {
+		if failed := h.countFailed(ctx, j); failed != nil {
+			err = failed
+		}
+	}
+	if err != nil {
+		v := retryPolicy(err, j.counts, j.spec)
+		if err = h.apply(ctx, j, v); err != nil {
+			return err
+		}
+	}
+	defer h.release(ctx, j)
+	if err := h.cleanUpPatiently(ctx, j); err != nil {
+		return &requeueError{after: bucketPause(err), why: clean(err.Error())}
+	}
+	failpoint.Hit("before-ack")
+	return nil
+}
+
+// cleanUpPatiently repeats cleanUp for bucketPatience while the bucket fails. An ended task should
+// not return to the queue, where it looks unfinished.
+func (h *Engine) cleanUpPatiently(ctx context.Context, j *job) error {
+	waiting, cancel := context.WithTimeout(ctx, bucketPatience)
+	defer cancel()
+	for {
+		err := h.cleanUp(ctx, j)
+		if !objects.Unavailable(err) || wait(waiting, time.Second) != nil || h.bucket.Wait(waiting) != nil {
+			return err
+		}
+	}
+}
+
+// cleanUp removes the objects that only an unfinished task needs, the pending record last:
+// while it exists, the task is run again and finds its result. If another run stored the
+// result, cleanUp announces the end first.
+func (h *Engine) cleanUp(ctx context.Context, j *job) error {
+	if j.resultExists {
+		if err := h.announceStored(ctx, j); err != nil {
+			return err
+		}
+	}
+	// Failed deletes are repeated here: the queue may no longer hold the task, so that no
+	// later run would repeat them.
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	err := h.persist(ctx, func(ctx context.Context) error { return h.deleteLeftovers(ctx, j) })
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("before-pending-delete")
+	if !j.task.Pending {
+		return nil
+	}
+	shared, index, isShared := objects.SharedRecordOf(j.task.ID)
+	if !isShared || j.failed || j.resultExists { // a cancelled task has a record of its own
+		err := h.persist(ctx, func(ctx context.Context) error {
+			return h.cfg.Store.Delete(ctx, objects.PendingKey(j.task.Tenant, j.task.ID))
+		})
+		if err != nil {
+			return fmt.Errorf("delete the pending record: %w", err)
+		}
+	}
+	if isShared {
+		h.ends.add(shared, index)
+	}
+	return nil
+}
+
+// apply applies the decision of the retry policy; it returns nil when the task has ended.
+func (h *Engine) apply(ctx context.Context, j *job, v retryDecision) error {
+	if v.fail != nil {
+		return h.fail(ctx, j, v.fail)
+	}
+	if v.uncounted {
+		j.refundAttempt()
+	}
+	h.release(ctx, j)
+	h.logRetry(j, v)
+	j.observeRetry(v)
+	h.storeReasons(ctx, j, v)
+	if v.deferred {
+		return h.deferTask(ctx, j.task, v.why)
+	}
+	return &requeueError{after: v.after, why: v.why}
+}
+
+// fail ends a task with its failure document. The task is kept beside it as a dead letter,
+// so that a person can run it again; see storeResult.
+func (h *Engine) fail(ctx context.Context, j *job, f *tasks.TaskError) error {
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	if errors.Is(storage.CheckKey(objects.ResultKey(j.task.Tenant, j.task.ID)), storage.ErrInvalidKey) {
+		j.task.Tenant = objects.DefaultTenant // its own tenant is not valid in an object's name
+	}
+	err := h.readEarlierCounters(ctx, j)
+	if err == nil {
+		err = h.countStored(ctx, j)
+	}
+	if err == nil {
+		f = h.explainDeadline(ctx, j, f)
+		r := j.result(tasks.Failed)
+		r.Error = &tasks.TaskError{Code: f.Code, Message: clean(f.Message)}
+		err = h.storeResult(ctx, j, r)
+	}
+	if err != nil {
+		j.counts.failure = f
+		h.release(ctx, j)
+		return &requeueError{after: bucketPause(err), why: "store the failure: " + clean(err.Error())}
+	}
+	return nil
+}
+
+// failureRecord returns the failure that could not be stored yet, as JSON for the task's record;
+// empty when there is none.
+func (j *job) failureRecord() string {
+	if j.counts.failure == nil {
+		return ""
+	}
+	document, err := json.Marshal(tasks.TaskError{Code: j.counts.failure.Code, Message: clean(j.counts.failure.Message)})
+	if err != nil {
+		return ""
+	}
+	return string(document)
+}
+
+// readEarlierCounters reads the counters of earlier runs when this run ends the task before claiming it,
+// for example because the deadline passed.
+func (h *Engine) readEarlierCounters(ctx context.Context, j *job) (err error) {
+	if !j.held && j.startedAt.IsZero() {
+		j.counts, err = h.readCounters(ctx, j.task.ID)
+	}
+	return err
+}
+
+// newerPause is how long this worker leaves a task of a newer version to other workers.
+const newerPause = 30 * time.Second
+
+// failUndecodable fails a task that cannot be decoded, since every retry would fail the same way. A
+// task of a newer version is retried later until its deadline: producers may be upgraded
+// before workers.
+func (h *Engine) failUndecodable(ctx context.Context, d queue.Delivery, t tasks.Task, err error) error {
+	ctx = context.WithoutCancel(ctx)
+	j := &job{engine: h, raw: d.Payload, task: tasks.Task{ID: d.ID, Tenant: objects.DefaultTenant, Kind: tasks.Kind(d.Kind), CreatedAt: time.Now().UTC()}}
+	failure := &tasks.TaskError{Code: tasks.CodePayloadInvalid, Message: clean(err.Error())}
+	if errors.Is(err, tasks.ErrNewerTask) && t.ID == d.ID {
+		if left := time.Until(t.Deadline); left > 0 {
+			if _, said := h.loggedNewer.LoadOrStore(err.Error(), true); !said {
+				h.cfg.Log.Info("tasks wait for a worker of a newer version", "task", d.ID, "kind", d.Kind, "error", clean(err.Error()))
+			}
+			return &requeueError{after: min(newerPause, left+time.Second), why: clean(err.Error())}
+		}
+		j.task, failure = t, overdueNewer(t, err)
+	}
+	if err := h.fail(ctx, j, failure); err != nil {
+		return err
+	}
+	if err := h.cleanUp(ctx, j); err != nil {
+		return &requeueError{after: 5 * time.Second, why: clean(err.Error())}
+	}
+	return nil
+}
+
+// overdueNewer returns the failure of a task that no worker could decode before its
+// deadline.
+func overdueNewer(t tasks.Task, err error) *tasks.TaskError {
+	f := deadlineExceeded(t.Deadline)
+	return &tasks.TaskError{Code: f.Code, Message: f.Message + "; last: " + clean(err.Error())}
+}
+
+func (h *Engine) logEnd(j *job, r tasks.Result) {
+	attrs := j.attrs(string(r.Status))
+	if r.Error != nil {
+		h.cfg.Log.Warn("task failed", append(attrs, "code", r.Error.Code, "message", r.Error.Message)...)
+		return
+	}
+	h.cfg.Log.Info("task done", attrs...)
+}
+
+func (h *Engine) logRetry(j *job, v retryDecision) {
+	level := slog.LevelInfo
+	if v.uncounted {
+		level = slog.LevelDebug
+	}
+	h.cfg.Log.Log(context.Background(), level, "task comes again", append(j.attrs("again"), "after", v.after, "why", v.why)...)
+}
+
+func (j *job) attrs(outcome string) []any {
+	var took time.Duration
+	if !j.startedAt.IsZero() {
+		took = time.Since(j.startedAt).Round(time.Millisecond)
+	}
+	return []any{
+		"task", j.task.ID, "kind", j.task.Kind, "attempt", j.counts.attempts,
+		"model", j.task.Model, "took", took, "outcome", outcome,
+	}
+}

@@ -1,0 +1,126 @@
+package monitor
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/queue"
+	"github.com/neuronmill/neuronmill/tasks"
+)
+
+// Fleet is the state of queues, gates and workers at one moment. Reading it takes three
+// commands of Redis, or some for each queue, gate and worker on a cluster, whatever the
+// number of tasks. The report, the scaling, the metrics and the terminal are made from it,
+// so that they agree.
+type Fleet struct {
+	At     time.Time
+	Queues []Queue      // of each kind and lane, in the order of tasks.Queues
+	Gates  []gate.State // that were ever used, by name
+	// Workers have no counts of busy slots by queue; Queue.Active has those of all workers.
+	Workers []Worker
+}
+
+// Queue counts the tasks of a kind and lane.
+type Queue struct {
+	Kind      tasks.Kind
+	Lane      tasks.Lane
+	Pending   int // for a free worker
+	Active    int // in a worker: called, or waiting for their gate there
+	Scheduled int // for their start
+	Retry     int // for their next try after a failed attempt
+	Deferred  map[string]int
+	// Oldest is when the oldest task was accepted that waits for a worker or outside of
+	// workers for a gate; zero when none waits.
+	Oldest time.Time
+	models []string
+}
+
+// Waiting counts the tasks that wait for a worker, or outside of workers for a gate.
+func (q Queue) Waiting() int {
+	n := q.Pending
+	for _, deferred := range q.Deferred {
+		n += deferred
+	}
+	return n
+}
+
+// Name is the queue's name, "text:bulk".
+func (q Queue) Name() string { return tasks.Queue(q.Kind, q.Lane) }
+
+// Fleet reads the state of the fleet.
+func (m *Monitor) Fleet(ctx context.Context, g *gate.Gate) (Fleet, error) {
+	figures, err := queue.ReadFigures(ctx, m.Redis, tasks.Queues())
+	if err != nil {
+		return Fleet{}, err
+	}
+	servers, err := queue.ReadServers(ctx, m.Redis)
+	if err != nil {
+		return Fleet{}, err
+	}
+	f := Fleet{At: time.Now(), Workers: workersOf(servers)}
+	if f.Gates, err = g.All(ctx); err != nil {
+		return Fleet{}, err
+	}
+	for _, q := range figures {
+		f.Queues = append(f.Queues, queueOf(q))
+	}
+	return f, nil
+}
+
+func queueOf(f queue.Figures) Queue {
+	kind, lane, _ := strings.Cut(f.Queue, ":")
+	q := Queue{
+		Kind: tasks.Kind(kind), Lane: tasks.Lane(lane), Pending: f.Pending, Active: f.Active, Scheduled: f.Scheduled,
+		Retry: max(f.Retry-f.Deferred(), 0), Deferred: map[string]int{}, Oldest: f.OldestWaiting(),
+	}
+	for _, m := range f.Models {
+		q.models = append(q.models, m.Model)
+		if m.Deferred > 0 {
+			q.Deferred[m.Model] = m.Deferred
+		}
+	}
+	return q
+}
+
+// workersOf lists the processes behind heartbeats, oldest first.
+func workersOf(servers []queue.ServerInfo) []Worker {
+	var workers []Worker
+	for _, s := range servers {
+		w := Worker{Host: s.Host, PID: s.PID, Status: "running", Started: s.Started}
+		if s.Stops {
+			w.Status = "stopping"
+		}
+		for name, slots := range s.Slots {
+			kind, lane, _ := strings.Cut(name, ":")
+			w.Queues = append(w.Queues, WorkerQueue{Kind: tasks.Kind(kind), Lane: tasks.Lane(lane), Slots: slots})
+		}
+		w.sort()
+		workers = append(workers, w)
+	}
+	slices.SortFunc(workers, func(a, b Worker) int {
+		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.Host, b.Host), cmp.Compare(a.PID, b.PID))
+	})
+	return workers
+}
+
+// Waiting counts the tasks that wait in all queues.
+func (f Fleet) Waiting() int {
+	n := 0
+	for _, q := range f.Queues {
+		n += q.Waiting()
+	}
+	return n
+}
+
+// DeferredAt counts the deferred tasks that wait for the gate of a model.
+func (f Fleet) DeferredAt(model string) int {
+	n := 0
+	for _, q := range f.Queues {
+		n += q.Deferred[model]
+	}
+	return n
+}

@@ -1,0 +1,15 @@
+-- Counts a call, with fencing: it refuses when another process owns the task or has ended
+-- it. That happens when Redis lost its latest writes or this process was away.
+--
+-- KEYS: record
+-- ARGV: owner, calls, attempts, expiry (Unix seconds)
+-- Reply: 1, or 0 when not counted
+local had = redis.call("HMGET", KEYS[1], "holder", "ended", "idle")
+if had[1] and had[1] ~= ARGV[1] or had[2] then return 0 end
+if not had[1] then
+  redis.call("HSET", KEYS[1], "holder", ARGV[1])
+  redis.call("EXPIREAT", KEYS[1], ARGV[4])
+end
+if had[3] then redis.call("HDEL", KEYS[1], "idle") end
+redis.call("HSET", KEYS[1], "calls", ARGV[2], "attempts", ARGV[3])
+return 1

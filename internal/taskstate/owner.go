@@ -1,0 +1,102 @@
+package taskstate
+
+import (
+	"context"
+	_ "embed" // the scripts
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	//go:embed claim.lua
+	claimLua string
+	//go:embed mark_idle.lua
+	markIdleLua string
+	//go:embed count_crash.lua
+	countCrashLua string
+	//go:embed release.lua
+	releaseLua string
+	//go:embed renew.lua
+	renewLua string
+
+	claim      = redis.NewScript(claimLua)
+	markIdle   = redis.NewScript(markIdleLua)
+	countCrash = redis.NewScript(countCrashLua)
+	release    = redis.NewScript(releaseLua)
+	renew      = redis.NewScript(renewLua)
+)
+
+// Owner is a process that owns tasks. While it lives, no other process runs them.
+type Owner struct {
+	Redis redis.UniversalClient
+	ID    string
+}
+
+// Task identifies a record and says when it expires if the task does not end.
+type Task struct {
+	ID      string
+	Expires time.Time
+}
+
+// Claim makes o the owner of a task that has none, and reads its counters. It returns the
+// owner: o itself, or the process that has claimed the task before.
+func (o Owner) Claim(ctx context.Context, t Task) (owner string, counters Counters, err error) {
+	args := []any{o.ID, t.Expires.Unix()}
+	for _, field := range CounterFields {
+		args = append(args, field)
+	}
+	values, err := claim.Run(ctx, o.Redis, []string{LiveKey(t.ID)}, args...).Slice()
+	if err != nil {
+		return "", Counters{}, err
+	}
+	owner, _ = values[0].(string)
+	return owner, CountersOf(values[1:]), nil
+}
+
+// Release ends the ownership of a task that returns to the queue, and writes its counters.
+// Nil counters stay as they are. Release leaves the task of another owner alone.
+func (o Owner) Release(ctx context.Context, id string, c *Counters) error {
+	args := []any{o.ID}
+	if c != nil {
+		args = append(args, c.fields()...)
+	}
+	return release.Run(ctx, o.Redis, []string{LiveKey(id)}, args...).Err()
+}
+
+// MarkIdle records that the owner of a task only waits for a permit, unless it has sent
+// another call than the given number since.
+func (o Owner) MarkIdle(ctx context.Context, id string, calls int) error {
+	return markIdle.Run(ctx, o.Redis, []string{LiveKey(id)}, o.ID, calls).Err()
+}
+
+// CountCrash removes a dead owner and counts one crash, unless the task only waited. It
+// returns the crashes, or 0 when none was counted.
+func (o Owner) CountCrash(ctx context.Context, id, dead string) (int, error) {
+	return countCrash.Run(ctx, o.Redis, []string{LiveKey(id)}, dead).Int()
+}
+
+// Register adds commands that write a claim again after Redis has lost it. idle says that
+// the task only waits for a permit.
+func (o Owner) Register(ctx context.Context, pipe redis.Pipeliner, t Task, idle bool) {
+	pipe.HSet(ctx, LiveKey(t.ID), "holder", o.ID)
+	if idle {
+		pipe.HSet(ctx, LiveKey(t.ID), "idle", 1)
+	}
+	pipe.ExpireAt(ctx, LiveKey(t.ID), t.Expires)
+}
+
+// Renew replaces a damaged record, see IsDamaged. The new record assumes one call, so the
+// task's next run looks for its result.
+func (o Owner) Renew(ctx context.Context, t Task) error {
+	return renew.Run(ctx, o.Redis, []string{LiveKey(t.ID)}, t.Expires.Unix()).Err()
+}
+
+// IsDamaged reports whether an error means that a record has the wrong Redis type. Reading
+// it again would give the same error.
+func IsDamaged(err error) bool {
+	var server redis.Error
+	return errors.As(err, &server) && strings.Contains(server.Error(), "WRONGTYPE")
+}
