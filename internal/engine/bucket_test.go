@@ -150,7 +150,9 @@ func TestABucketWithoutCreateOnlyWritesCostsNoCall(t *testing.T) {
 	// The bucket is reachable when the worker starts.
 	worker, err := engine.NewWorker(w.cfg)
 	require.NoError(t, err)
-	require.ErrorIs(t, worker.Run(t.Context()), errors.ErrUnsupported)
+	brief, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	require.ErrorIs(t, worker.Run(brief), errors.ErrUnsupported, "it does not wait for a bucket that can never work")
 	require.Empty(t, w.ai.Requests())
 
 	door.Set(nil)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
+	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
@@ -20,6 +21,7 @@ import (
 func TestATaskThatKillsItsWorkersIsPoisonedAndItsNeighboursAreNot(t *testing.T) {
 	t.Parallel()
 	alone(t, func(t *testing.T, r *rig) {
+		r.ai.Fault(workersaitest.Fault{Delay: 2 * time.Second}) // so that the neighbours of the poison fall with it
 		var ids []string
 		for i := range 12 {
 			ids = append(ids, r.enqueue(tasks.Text{Prompt: fmt.Sprint("task ", i, ".")}))

@@ -32,6 +32,7 @@ type options struct {
 	sample   int
 	seed     uint64
 	jobs     int
+	rounds   int
 	limit    time.Duration
 }
 
@@ -44,7 +45,8 @@ func main() {
 	flag.IntVar(&o.sample, "sample", 0, "run so many random mutants of the packages that are given")
 	flag.Uint64Var(&o.seed, "seed", 1, "of the random sample")
 	flag.IntVar(&o.jobs, "jobs", 2, "mutants at a time")
-	flag.DurationVar(&o.limit, "limit", 5*time.Minute, "time for one mutant; one that takes longer shows nothing")
+	flag.IntVar(&o.rounds, "rounds", 1, "runs of each test; each must fail, which shows a test that fails by chance only")
+	flag.DurationVar(&o.limit, "limit", 5*time.Minute, "time for one run of a test; one that takes longer shows nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	good, err := run(ctx, o, flag.Args())
@@ -76,7 +78,7 @@ func run(ctx context.Context, o options, packages []string) (good bool, err erro
 	if o.simulate > 0 {
 		for i := range all {
 			all[i].Package, all[i].Test = "./internal/engine", "TestSimulation"
-			all[i].Args = []string{"-sim.seeds", fmt.Sprint(o.simulate), "-failfast"}
+			all[i].Args = []string{"-sim.seeds", fmt.Sprint(o.simulate), "-test.failfast"}
 		}
 	}
 	survived := 0
@@ -101,7 +103,7 @@ func judgeAll(ctx context.Context, o options, all []mutant, told func(mutant, ve
 		places <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-places }()
-			v := judge(ctx, o.limit, m)
+			v := judge(ctx, o, m)
 			telling.Lock()
 			defer telling.Unlock()
 			told(m, v)

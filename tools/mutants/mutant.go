@@ -114,9 +114,9 @@ func (m mutant) mutated() (map[string][]byte, error) {
 	return files, nil
 }
 
-// judge runs the mutant's test. Only a failed assertion of that test counts. A failed
-// build, a skipped test or a timeout does not.
-func judge(ctx context.Context, limit time.Duration, m mutant) verdict {
+// judge builds the mutant's test and runs it, in each round anew. Only a failed assertion of
+// that test counts, in all rounds. A failed build, a skipped test or a timeout does not.
+func judge(ctx context.Context, o options, m mutant) verdict {
 	files, err := m.mutated()
 	if err != nil {
 		return verdict{why: err.Error()}
@@ -130,28 +130,49 @@ func judge(ctx context.Context, limit time.Duration, m mutant) verdict {
 	if err != nil {
 		return verdict{why: err.Error()}
 	}
-	args := []string{"test", "-overlay", overlay, "-vet=off", "-count=1", "-timeout", limit.String()}
+	binary := filepath.Join(dir, "mutant.test")
+	build := []string{"test", "-c", "-overlay", overlay, "-vet=off", "-o", binary, m.Package}
+	if out, err := output(ctx, 10*time.Minute, exec.Command("go", build...)); err != nil {
+		return verdict{why: "it does not build: " + firstLine(out, "")}
+	}
+	v := verdict{}
+	for round := range o.rounds {
+		test := exec.Command(binary, m.testArgs(o.limit)...)
+		test.Dir = m.Package
+		test.Env = append(os.Environ(), "MUTANT="+m.Name) // tests wait for less time: they are meant to fail
+		out, err := output(ctx, o.limit+time.Minute, test)
+		if v = judgeOutput(m, out, err); !v.killed {
+			if o.rounds > 1 {
+				v.why += fmt.Sprintf(" (round %d of %d)", round+1, o.rounds)
+			}
+			break
+		}
+	}
+	return v
+}
+
+// testArgs returns the arguments of the test's binary.
+func (m mutant) testArgs(limit time.Duration) []string {
+	args := []string{"-test.timeout=" + limit.String(), "-test.paniconexit0"}
 	if m.Test != "" {
-		args = append(args, "-v", "-run", "^"+m.Test+"$")
+		args = append(args, "-test.v", "-test.run=^"+m.Test+"$")
 	}
-	args = append(args, m.Package)
-	if len(m.Args) > 0 {
-		args = append(append(args, "-args"), testFlags(m.Args)...)
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit+time.Minute)
+	return append(args, m.Args...)
+}
+
+// output runs a command for at most limit and returns what it printed.
+func output(ctx context.Context, limit time.Duration, cmd *exec.Cmd) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.WaitDelay = time.Second
-	cmd.Env = append(os.Environ(), "MUTANT="+m.Name) // tests wait for less time: they are meant to fail
-	out, err := cmd.CombinedOutput()
-	return judgeOutput(m, string(out), err)
+	whole := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...)
+	whole.Dir, whole.Env, whole.WaitDelay = cmd.Dir, cmd.Env, time.Second
+	out, err := whole.CombinedOutput()
+	return string(out), err
 }
 
 func judgeOutput(m mutant, out string, err error) verdict {
 	_, exited := errors.AsType[*exec.ExitError](err)
 	switch {
-	case strings.Contains(out, "[build failed]") || strings.Contains(out, "[setup failed]"):
-		return verdict{why: "it does not build: " + firstLine(out, "")}
 	case strings.Contains(out, "panic: test timed out"):
 		return verdict{why: "its test does not end, which shows nothing"}
 	case m.Test != "" && !strings.Contains(out, "=== RUN   "+m.Test):
@@ -168,18 +189,6 @@ func judgeOutput(m mutant, out string, err error) verdict {
 		return verdict{why: "it panics: " + firstLine(out, "panic: ")}
 	}
 	return verdict{killed: true, why: firstLine(out, "Error:")}
-}
-
-// testFlags gives flags of the test binary their long form.
-func testFlags(args []string) []string {
-	var long []string
-	for _, a := range args {
-		if a == "-failfast" {
-			a = "-test.failfast"
-		}
-		long = append(long, a)
-	}
-	return long
 }
 
 // overlayFor writes the mutated files and the JSON overlay for go test.

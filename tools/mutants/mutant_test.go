@@ -36,7 +36,6 @@ func TestOnlyAFailedAssertionKillsAMutant(t *testing.T) {
 		{"=== RUN   TestX\n--- SKIP: TestX (0.00s)", nil, false},
 		{"=== RUN   TestX\npanic: test timed out after 5m", failed, false},
 		{"=== RUN   TestX\npanic: index out of range\ngoroutine 1", failed, false},
-		{"FAIL ./x [build failed]", failed, false},
 		{"testing: warning: no tests to run", nil, false},
 		{"=== RUN   TestX\n", errors.New("no go"), false},
 	} {
