@@ -21,7 +21,7 @@ import (
 func TestATaskThatKillsItsWorkersIsPoisonedAndItsNeighboursAreNot(t *testing.T) {
 	t.Parallel()
 	alone(t, func(t *testing.T, r *rig) {
-		r.ai.Fault(workersaitest.Fault{Delay: 2 * time.Second}) // so that the neighbours of the poison fall with it
+		r.ai.Fault(workersaitest.Fault{Delay: time.Minute}) // so that the neighbours of the poison fall with it
 		var ids []string
 		for i := range 12 {
 			ids = append(ids, r.enqueue(tasks.Text{Prompt: fmt.Sprint("task ", i, ".")}))
@@ -56,6 +56,7 @@ func (r *rig) killer(poison string) (deaths, fallen int) {
 		cfg.AI = r.ai.Client()
 		cfg.AI.HTTP = &http.Client{Transport: mortal{next: cfg.AI.HTTP.Transport, cable: cut, die: func(body string) {
 			if strings.Contains(body, "task 5.") {
+				time.Sleep(30 * time.Second) // until the worker has called for as many tasks as it can hold
 				once.Do(func() { cut.cut(true); close(dead) })
 			}
 		}}}
