@@ -164,7 +164,7 @@ func (taskListCmd) Help() string {
 		"neuronmill task list --kind embedding --lane bulk --state pending",
 		"neuronmill task list --state failed --code deadline_exceeded --since 24h",
 	) + `
-The oldest come first in each queue; tasks that have ended follow, the latest first. Those of the last 7 days are listed, at most 100,000; results of all times lie in the bucket.`
+The oldest come first in each queue; tasks that have ended follow, the latest first. TIME is when a task was accepted, or ended. Those of the last 7 days are listed, at most 100,000; results of all times lie in the bucket.`
 }
 
 // Run lists tasks.
@@ -181,8 +181,8 @@ func (c *taskListCmd) Run(g *globals) error {
 	}
 	defer stack.Close()
 	t := newTable(column{name: "ID", shorten: shortIDs}, column{name: "KIND", least: 5}, column{name: "LANE", least: 4}, column{name: "STATE"},
-		column{name: "ATTEMPTS", brief: "TRIES"}, column{name: "CREATED", shorten: shortTimes}, column{name: "ENDED", shorten: shortTimes},
-		column{name: "MODEL", shorten: shortModels, least: 12}, column{name: "CODE", least: 8})
+		column{name: "ATTEMPTS", brief: "TRIES"}, column{name: "TIME", shorten: shortTimes},
+		column{name: "MODEL", shorten: shortModels, least: 10}, column{name: "CODE", least: 8})
 	left, err := c.addQueued(g, stack, t)
 	if err != nil {
 		return err
@@ -208,7 +208,7 @@ func (c *taskListCmd) addQueued(g *globals, stack *app.Stack, t *table) (left in
 		return 0, app.Usage(err)
 	}
 	for _, i := range list {
-		t.add(i.ID, i.Kind, i.Lane, stateOf(i), i.Attempts, i.CreatedAt.Format(time.RFC3339), "", i.Model, "")
+		t.add(i.ID, i.Kind, i.Lane, stateOf(i), i.Attempts, i.CreatedAt.Format(time.RFC3339), i.Model, "")
 	}
 	return c.Limit - len(list), nil
 }
@@ -232,7 +232,7 @@ func (c *taskListCmd) addEnded(g *globals, stack *app.Stack, t *table, limit int
 			return err
 		}
 		for _, e := range page.Entries {
-			t.add(e.ID, e.Kind, e.Lane, e.Status, "", "", e.FinishedAt.Format(time.RFC3339), e.Model, e.Code)
+			t.add(e.ID, e.Kind, e.Lane, e.Status, "", e.FinishedAt.Format(time.RFC3339), e.Model, e.Code)
 		}
 		if limit, f.After = limit-len(page.Entries), page.Next; f.After.IsZero() {
 			return nil
