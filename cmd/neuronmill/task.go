@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -94,13 +95,13 @@ func (c *taskGetCmd) Run(g *globals) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}
-	waiting := ""
+	waiting, do := "", ""
 	if info.Result == nil {
 		w, err := stack.Monitor().WaitingOn(g.ctx, stack.Gate(g.settings, 0, g.log), info)
 		if err != nil {
 			return err
 		}
-		waiting = w.String()
+		waiting, do = w.String(), w.Do
 	}
 	if c.JSON {
 		return json.NewEncoder(g.stdout).Encode(standingJSON{
@@ -128,6 +129,9 @@ func (c *taskGetCmd) Run(g *globals) error {
 	if info.Result == nil {
 		row("deadline", info.Deadline.Format(time.RFC3339))
 		row("waiting on", waiting)
+		if do != "" && !strings.Contains(waiting, do) {
+			row("what helps", do)
+		}
 		return w.Flush()
 	}
 	row("result", located(g.settings, objects.ResultKey(objects.DefaultTenant, info.ID)))
