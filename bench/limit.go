@@ -256,7 +256,7 @@ func done(calls []workersaitest.Request, at, end time.Time) float64 {
 func (s *site) attempts(ids []string) (float64, error) {
 	sum, n := 0, 0
 	for _, id := range ids {
-		if _, err := s.store.Head(s.ctx, objects.ResultKey("default", id)); err != nil {
+		if _, err := s.store.Head(s.ctx, objects.ResultKey(objects.DefaultTenant, id)); err != nil {
 			continue
 		}
 		r, err := s.client(true).Result(s.ctx, id)

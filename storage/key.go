@@ -7,6 +7,9 @@ import (
 	"unicode/utf8"
 )
 
+// DefaultTenant is the first segment of all keys of a client whose settings name no tenant.
+const DefaultTenant = "default"
+
 // CheckKey returns an error that wraps ErrInvalidKey if a key is not valid. The limit of
 // 1024 bytes is that of S3.
 func CheckKey(key string) error {

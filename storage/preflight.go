@@ -19,7 +19,7 @@ import (
 // Preflight deletes its object. It does not report a failed delete, because the leftover
 // object is harmless.
 func Preflight(ctx context.Context, s Store) error {
-	key := "default/doctor/preflight-" + rand.Text()
+	key := DefaultTenant + "/doctor/preflight-" + rand.Text()
 	err := s.Create(ctx, key, strings.NewReader("first"), "text/plain")
 	if errors.Is(err, ErrExists) {
 		return fmt.Errorf("check create-only writes: the bucket says that a new key is taken (If-None-Match: *): use a service that honours it: %w", errors.ErrUnsupported)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -263,7 +262,7 @@ func (c *Client) storeInput(ctx context.Context, n *candidate) error {
 }
 
 func readJSON(ctx context.Context, s storage.Store, key string, into any) error {
-	document, err := readObject(ctx, s, key)
+	document, err := objects.Read(ctx, s, key)
 	if err != nil {
 		return err
 	}
@@ -271,19 +270,6 @@ func readJSON(ctx context.Context, s storage.Store, key string, into any) error 
 		return fmt.Errorf("decode %s: %w: %w", key, errDocument, err)
 	}
 	return nil
-}
-
-func readObject(ctx context.Context, s storage.Store, key string) ([]byte, error) {
-	body, err := s.Get(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
-	document, err := io.ReadAll(body)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
-	}
-	return document, nil
 }
 
 // errDocument means that an object in the bucket is not the expected JSON.

@@ -208,7 +208,7 @@ func (c *Client) Drop(ctx context.Context, id string) error {
 // FailedTask reads a failed task, as it was accepted, from the bucket. The error wraps
 // storage.ErrNotFound if the bucket does not have it.
 func FailedTask(ctx context.Context, s storage.Store, tenant, id string) (Task, error) {
-	document, err := readObject(ctx, s, objects.FailedTaskKey(tenant, id))
+	document, err := objects.Read(ctx, s, objects.FailedTaskKey(tenant, id))
 	if errors.Is(err, storage.ErrNotFound) { // the worker has not listed it yet
 		document, err = readRecord(ctx, s, tenant, id)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
 )
 
@@ -21,7 +22,7 @@ func (t Task) Input(ctx context.Context, s storage.Store) (Payload, error) {
 	if s == nil {
 		return nil, errors.New("the task's input lies in the bucket: reading it needs a Store")
 	}
-	document, err := readObject(ctx, s, t.InputKey)
+	document, err := objects.Read(ctx, s, t.InputKey)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return nil, &TaskError{Code: CodeInputNotFound, Message: "the task's input is no longer in the bucket"}

@@ -143,7 +143,7 @@ func (w *sharedWrite) withdraw(ctx context.Context, s storage.Store) error {
 // readRecord reads the pending record of a task: its own, else its line in a shared one.
 // The error wraps storage.ErrNotFound if there is neither.
 func readRecord(ctx context.Context, s storage.Store, tenant, id string) ([]byte, error) {
-	document, err := readObject(ctx, s, objects.PendingKey(tenant, id))
+	document, err := objects.Read(ctx, s, objects.PendingKey(tenant, id))
 	record, _, ok := objects.SharedRecordOf(id)
 	if !ok || !errors.Is(err, storage.ErrNotFound) {
 		return document, err

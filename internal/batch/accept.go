@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"golang.org/x/sync/errgroup"
@@ -194,7 +195,7 @@ func (w *segmentWriter) cut() error {
 // segment reads the lines of a segment.
 func (b *Batches) segment(ctx context.Context, id string, n int) ([]record, error) {
 	key := b.segmentKey(id, n)
-	body, err := b.readAll(ctx, key)
+	body, err := objects.Read(ctx, b.Store, key)
 	if err != nil {
 		return nil, err
 	}

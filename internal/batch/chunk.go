@@ -223,7 +223,7 @@ func (d *driver) knownResult(ctx context.Context, request tasks.Request, untouch
 func (d *driver) readResult(ctx context.Context, id string) (r *taskResult, err error) {
 	key := objects.ResultKey(d.Tenant, id)
 	err = d.patiently(ctx, "the bucket", func(ctx context.Context) error {
-		document, err := d.readAll(ctx, key)
+		document, err := objects.Read(ctx, d.Store, key)
 		if errors.Is(err, storage.ErrNotFound) {
 			r = nil
 			return nil

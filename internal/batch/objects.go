@@ -1,11 +1,9 @@
 package batch
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"regexp"
 	"time"
@@ -175,7 +173,7 @@ func (b *Batches) lastRound(ctx context.Context, id string) (round, *End, error)
 }
 
 func (b *Batches) read(ctx context.Context, key string, into any) error {
-	document, err := b.readAll(ctx, key)
+	document, err := objects.Read(ctx, b.Store, key)
 	if err != nil {
 		return err
 	}
@@ -185,28 +183,11 @@ func (b *Batches) read(ctx context.Context, key string, into any) error {
 	return nil
 }
 
-func (b *Batches) readAll(ctx context.Context, key string) ([]byte, error) {
-	body, err := b.Store.Get(ctx, key)
-	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	defer body.Close()
-	document, err := io.ReadAll(body)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
-	}
-	return document, nil
-}
-
 // create writes a document once. A document that exists already is not an error.
 func (b *Batches) create(ctx context.Context, key string, v any) error {
 	document, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
 	}
-	err = b.Store.Create(ctx, key, bytes.NewReader(document), "application/json")
-	if err != nil && !errors.Is(err, storage.ErrExists) {
-		return fmt.Errorf("create %s: %w", key, err)
-	}
-	return nil
+	return objects.CreateJSON(ctx, b.Store, key, document)
 }

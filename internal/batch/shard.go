@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"golang.org/x/sync/errgroup"
@@ -304,7 +305,7 @@ func (b *Batches) shardHead(ctx context.Context, id string, round, n int) (h sha
 // shard reads a shard: its first line and those of the output.
 func (b *Batches) shard(ctx context.Context, id string, round, n int) (h shardHead, lines [][]byte, err error) {
 	key := b.shardKey(id, round, n)
-	body, err := b.readAll(ctx, key)
+	body, err := objects.Read(ctx, b.Store, key)
 	if err != nil {
 		return h, nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/objects"
@@ -93,15 +92,10 @@ func (e *Engine) announceStored(ctx context.Context, j *job) error {
 
 // readResult reads the stored result of a task; nil when there is none.
 func (e *Engine) readResult(ctx context.Context, j *job) ([]byte, error) {
-	body, err := e.cfg.Store.Get(ctx, objects.ResultKey(j.task.Tenant, j.task.ID))
+	document, err := objects.Read(ctx, e.cfg.Store, objects.ResultKey(j.task.Tenant, j.task.ID))
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the result: %w", err)
-	}
-	defer body.Close()
-	document, err := io.ReadAll(body)
 	if err != nil {
 		return nil, fmt.Errorf("read the result: %w", err)
 	}

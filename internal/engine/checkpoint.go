@@ -80,15 +80,10 @@ func (e *Engine) storedAnswer(ctx context.Context, j *job, part int) (*answer, e
 // readAnswer reads a checkpoint; nil when there is none, or it belongs to another model or
 // task.
 func (e *Engine) readAnswer(ctx context.Context, j *job, key string) (*answer, error) {
-	body, err := e.cfg.Store.Get(ctx, key)
+	document, err := objects.Read(ctx, e.cfg.Store, key)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("look for a stored answer: %w", err)
-	}
-	defer body.Close()
-	document, err := io.ReadAll(body)
 	if err != nil {
 		return nil, fmt.Errorf("read a stored answer: %w", err)
 	}

@@ -180,11 +180,11 @@ func (e *Engine) run(ctx context.Context, j *job) error {
 
 // awaitStabilisation waits until other living owners have registered, see package liveness.
 func (e *Engine) awaitStabilisation(ctx context.Context, j *job) error {
-	ctx, stop := j.waitContext(ctx)
-	defer stop()
-	if err := e.process.CheckFailover(ctx); err != nil {
+	if err := e.process.CheckFailover(j.draining); err != nil { // not bound by the deadline: an expired task must end, not retry
 		return &redisError{err}
 	}
+	ctx, stop := j.waitContext(ctx)
+	defer stop()
 	if left := e.process.StabilisationLeft(j.task.Redis, j.task.CreatedAt); left > 0 {
 		return wait(ctx, left)
 	}

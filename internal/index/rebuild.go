@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -140,17 +139,12 @@ func (x *Index) addStored(ctx context.Context, store storage.Store, tenant strin
 
 // readResult reads a result; nil when it was removed meanwhile or is damaged.
 func readResult(ctx context.Context, store storage.Store, key string) (*tasks.Result, error) {
-	body, err := store.Get(ctx, key)
+	document, err := objects.Read(ctx, store, key)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
-	}
-	defer body.Close()
-	document, err := io.ReadAll(body)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
+		return nil, err
 	}
 	var r tasks.Result
 	if json.Unmarshal(document, &r) != nil {

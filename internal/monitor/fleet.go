@@ -1,9 +1,7 @@
 package monitor
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -84,27 +82,6 @@ func queueOf(f queue.Figures) Queue {
 		}
 	}
 	return q
-}
-
-// workersOf lists the processes behind heartbeats, oldest first.
-func workersOf(servers []queue.ServerInfo) []Worker {
-	var workers []Worker
-	for _, s := range servers {
-		w := Worker{Host: s.Host, PID: s.PID, Status: "running", Started: s.Started}
-		if s.Stops {
-			w.Status = "stopping"
-		}
-		for name, slots := range s.Slots {
-			kind, lane, _ := strings.Cut(name, ":")
-			w.Queues = append(w.Queues, WorkerQueue{Kind: tasks.Kind(kind), Lane: tasks.Lane(lane), Slots: slots})
-		}
-		w.sort()
-		workers = append(workers, w)
-	}
-	slices.SortFunc(workers, func(a, b Worker) int {
-		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.Host, b.Host), cmp.Compare(a.PID, b.PID))
-	})
-	return workers
 }
 
 // Waiting counts the tasks that wait in all queues.

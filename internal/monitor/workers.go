@@ -72,13 +72,18 @@ func (m *Monitor) readWorkers(ctx context.Context) ([]Worker, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	servers, err := queue.Heartbeats(m.Redis)
+	servers, err := queue.ReadOccupancy(m.Redis)
 	if err != nil {
 		return nil, err
 	}
-	// A process of an earlier version has one server for each queue. The start time tells processes apart, since
-	// processes in containers may share host name and id.
-	slices.SortFunc(servers, func(a, b queue.Heartbeat) int {
+	return workersOf(servers), nil
+}
+
+// workersOf lists the processes behind servers, oldest first. A process of an earlier
+// version has one server for each queue. The start time tells processes apart, since
+// processes in containers may share host name and id.
+func workersOf(servers []queue.ServerInfo) []Worker {
+	slices.SortFunc(servers, func(a, b queue.ServerInfo) int {
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.PID, b.PID), a.Started.Compare(b.Started))
 	})
 	var workers []Worker
@@ -91,13 +96,13 @@ func (m *Monitor) readWorkers(ctx context.Context) ([]Worker, error) {
 		workers[last].add(server)
 	}
 	slices.SortStableFunc(workers, func(a, b Worker) int { return a.Started.Compare(b.Started) })
-	return workers, nil
+	return workers
 }
 
 // together is the longest time between the starts of the servers of one process.
 const together = 5 * time.Second
 
-func (w *Worker) add(server queue.Heartbeat) {
+func (w *Worker) add(server queue.ServerInfo) {
 	if server.Stopping {
 		w.Status = "stopping"
 	}

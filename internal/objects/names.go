@@ -11,7 +11,7 @@ import (
 
 // DefaultTenant is the tenant of a client whose settings name none. A tenant is the first
 // segment of the keys of its objects.
-const DefaultTenant = "default"
+const DefaultTenant = storage.DefaultTenant
 
 // ResultKey returns the object key of a task's result.
 func ResultKey(tenant, id string) string { return ArtefactKey(tenant, id, "result.json") }

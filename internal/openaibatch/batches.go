@@ -12,12 +12,10 @@
 package openaibatch
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 	"time"
@@ -178,17 +176,12 @@ func (b *Batches) Cancel(ctx context.Context, id string) (*Object, error) {
 
 // read reads a document; nil if there is none.
 func read[T any](ctx context.Context, s storage.Store, key string) (*T, error) {
-	body, err := s.Get(ctx, key)
+	document, err := objects.Read(ctx, s, key)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil //nolint:nilnil // "none" is an answer
 	}
 	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	defer body.Close()
-	document, err := io.ReadAll(body)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
+		return nil, err
 	}
 	v := new(T)
 	if err := json.Unmarshal(document, v); err != nil {
@@ -203,9 +196,5 @@ func (b *Batches) create(ctx context.Context, key string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
 	}
-	err = b.Store.Create(ctx, key, bytes.NewReader(document), "application/json")
-	if err != nil && !errors.Is(err, storage.ErrExists) {
-		return fmt.Errorf("create %s: %w", key, err)
-	}
-	return nil
+	return objects.CreateJSON(ctx, b.Store, key, document)
 }

@@ -19,15 +19,21 @@ var servers = redis.NewScript(serversLua)
 
 // ServerInfo describes a server by its last heartbeat, some seconds ago at most.
 type ServerInfo struct {
-	Host    string
-	PID     int
-	Stops   bool           // it takes no more tasks
-	Slots   map[string]int // by queue
-	Busy    int            // slots with a task, over all queues
-	Started time.Time
+	Host     string
+	PID      int
+	Started  time.Time
+	Stopping bool        // it takes no more tasks
+	Slots    []Occupancy // in no order
 }
 
-// ReadServers lists the servers that live, with one command on a Redis that is no cluster.
+// Occupancy tells how a server's slots for one queue are used.
+type Occupancy struct {
+	Queue string
+	Slots int // most tasks at a time
+	Busy  int // tasks now, if they were read
+}
+
+// ReadServers lists the servers that live, without their busy slots, with one command on a Redis that is no cluster.
 // A heartbeat that cannot be read is left out.
 func ReadServers(ctx context.Context, r redis.UniversalClient) ([]ServerInfo, error) {
 	now := strconv.FormatInt(time.Now().Unix(), 10)
@@ -81,7 +87,6 @@ const (
 	serverQueues  protowire.Number = 5
 	serverStatus  protowire.Number = 7
 	serverStarted protowire.Number = 8
-	serverBusy    protowire.Number = 9
 
 	entryKey   protowire.Number = 1
 	entryValue protowire.Number = 2
@@ -91,17 +96,15 @@ const (
 
 // decodeServer reads a heartbeat. It returns false for a damaged one.
 func decodeServer(beat []byte) (ServerInfo, bool) {
-	s := ServerInfo{Slots: map[string]int{}}
+	var s ServerInfo
 	whole := eachValue(beat, func(field protowire.Number, text []byte, number uint64) {
 		switch field {
 		case serverHost:
 			s.Host = string(text)
 		case serverPID:
 			s.PID = int(number)
-		case serverBusy:
-			s.Busy = int(number)
 		case serverStatus:
-			s.Stops = string(text) == "stopped" || string(text) == "closed"
+			s.Stopping = string(text) == "stopped" || string(text) == "closed"
 		case serverStarted:
 			eachValue(text, func(field protowire.Number, _ []byte, number uint64) {
 				if field == timeSeconds {
@@ -109,16 +112,16 @@ func decodeServer(beat []byte) (ServerInfo, bool) {
 				}
 			})
 		case serverQueues:
-			queue, slots := "", 0
+			var of Occupancy
 			eachValue(text, func(field protowire.Number, text []byte, number uint64) {
 				switch field {
 				case entryKey:
-					queue = string(text)
+					of.Queue = string(text)
 				case entryValue:
-					slots = int(number)
+					of.Slots = int(number)
 				}
 			})
-			s.Slots[queue] = slots
+			s.Slots = append(s.Slots, of)
 		}
 	})
 	return s, whole && s.Host != ""

@@ -1,16 +1,13 @@
 package ui
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"path"
 	"strings"
 
-	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
@@ -41,7 +38,7 @@ func (u *UI) writeFile(w http.ResponseWriter, r *http.Request, c Caller, a tasks
 		u.fail(w, r, c, fmt.Errorf("look for a file of the result: %w", err))
 		return
 	}
-	content := &object{ctx: r.Context(), store: u.cfg.Store, key: a.Key, size: a.Bytes}
+	content := objects.NewSeeker(r.Context(), u.cfg.Store, a.Key, a.Bytes)
 	defer content.Close()
 	h := w.Header()
 	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
@@ -55,62 +52,4 @@ func (u *UI) writeFile(w http.ResponseWriter, r *http.Request, c Caller, a tasks
 		h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
 	}
 	http.ServeContent(w, r, "", result.FinishedAt, content)
-}
-
-// object reads an object of the bucket from any position. It opens the object at the first
-// read, and again after a seek.
-type object struct {
-	ctx   context.Context //nolint:containedctx // io.ReadSeeker has none
-	store storage.Store
-	key   string
-	size  int64
-
-	at   int64 // where the next read begins
-	body io.ReadCloser
-	read int64 // position of body
-}
-
-// Seek sets the position of the next read.
-func (o *object) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += o.at
-	case io.SeekEnd:
-		offset += o.size
-	}
-	if offset < 0 {
-		return 0, errors.New("seek before the beginning")
-	}
-	o.at = offset
-	return offset, nil
-}
-
-// Read reads on.
-func (o *object) Read(p []byte) (int, error) {
-	if o.body != nil && o.read != o.at {
-		o.Close()
-	}
-	if o.body == nil {
-		body, err := o.store.Get(o.ctx, o.key)
-		if err != nil {
-			return 0, err
-		}
-		if _, err := io.CopyN(io.Discard, body, o.at); err != nil {
-			body.Close()
-			return 0, err
-		}
-		o.body, o.read = body, o.at
-	}
-	n, err := o.body.Read(p)
-	o.read += int64(n)
-	o.at = o.read
-	return n, err
-}
-
-// Close closes the object; it can be read again.
-func (o *object) Close() {
-	if o.body != nil {
-		o.body.Close()
-		o.body = nil
-	}
 }
