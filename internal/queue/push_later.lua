@@ -9,14 +9,14 @@
 -- reply    1 when the task was enqueued, 2 when a worker is about to acknowledge the tombstone,
 --          else the queued message
 
-local had = redis.call("HMGET", KEYS[1], "ended", "state")
+local had = redis.call("HMGET", KEYS[1], "ended", "state", "msg")
 if had[1] and had[2] == "active" then
   return 2
 elseif had[1] and had[2] == "pending" then
   redis.call("HSET", KEYS[1], "msg", ARGV[1], "turn", ARGV[4])
   redis.call("HDEL", KEYS[1], "ended")
-elseif redis.call("EXISTS", KEYS[1]) == 1 then
-  return redis.call("HGET", KEYS[1], "msg") or ""
+elseif had[2] or had[3] then
+  return had[3] or ""
 else
   redis.call("HSET", KEYS[1], "msg", ARGV[1], "state", "scheduled", "turn", ARGV[4])
   redis.call("ZADD", KEYS[2], ARGV[3], ARGV[2])

@@ -3,6 +3,7 @@ package redistest
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/alicebob/miniredis/v2/server"
@@ -10,6 +11,20 @@ import (
 
 // Commands returns how many commands the server has executed.
 func (s *Server) Commands() int { return s.mini.CommandCount() }
+
+// CountAbout counts the commands with a text in their arguments, by name. Commands within
+// scripts count too, and so does the EVALSHA around them. stop ends the count.
+func (s *Server) CountAbout(text string) (stop func() map[string]int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.about, s.counts = text, map[string]int{}
+	return func() map[string]int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.about = ""
+		return s.counts
+	}
+}
 
 // Refuse makes commands fail with this error ("LOADING ...", "OOM ..."); "" ends that.
 // Handshakes and subscriptions are answered, as a real Redis does while it loads.
@@ -19,9 +34,12 @@ func (s *Server) Refuse(message string) {
 	s.refusal = message
 }
 
-// refuse answers commands with the error set by Refuse.
-func (s *Server) refuse(c *server.Peer, cmd string, _ ...string) bool {
+// refuse counts for CountAbout, and answers commands with the error set by Refuse.
+func (s *Server) refuse(c *server.Peer, cmd string, args ...string) bool {
 	s.mu.Lock()
+	if s.about != "" && slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, s.about) }) {
+		s.counts[cmd]++
+	}
 	refusal := s.refusal
 	s.mu.Unlock()
 	switch cmd {

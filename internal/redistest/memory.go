@@ -28,6 +28,8 @@ type Server struct {
 	mu      sync.Mutex
 	refusal string // error for all commands; empty when they run
 	life    int    // counts the restarts
+	about   string // what CountAbout counts; empty for nothing
+	counts  map[string]int
 }
 
 // New starts an empty server.
