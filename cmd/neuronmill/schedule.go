@@ -27,7 +27,7 @@ type scheduleCmd struct {
 // Help is shown by --help.
 func (scheduleCmd) Help() string {
 	return examples(
-		`neuronmill schedule add report text "The news of {{date}}" --cron "0 2 * * *"`,
+		`neuronmill schedule add report text "News of {{date}}" --cron "0 2 * * *"`,
 		"neuronmill schedule list",
 		"neuronmill schedule history report",
 	) + `
@@ -69,7 +69,7 @@ type scheduleAddCmd struct {
 // Help is shown by --help.
 func (scheduleAddCmd) Help() string {
 	return examples(
-		`neuronmill schedule add report text "The news of {{date}}" --cron "0 2 * * *"`,
+		`neuronmill schedule add report text "News of {{date}}" --cron "0 2 * * *"`,
 		`neuronmill schedule add report text "Sum up" --cron @daily --time-zone Asia/Tokyo`,
 		`neuronmill schedule add red embedding --payload '{"texts": ["red"]}' --cron @weekly`,
 	) + `
