@@ -42,7 +42,8 @@ type cli struct {
 	Key       keyCmd       `cmd:"" help:"Make, list and revoke the API keys of the HTTP interface."`
 	Worker    workerCmd    `cmd:"" help:"Take tasks from the queue until Ctrl-C."`
 	Workers   workersCmd   `cmd:"" help:"List the worker processes that run."`
-	Scheduler schedulerCmd `cmd:"" help:"Enqueue tasks by the clock."`
+	Schedule  scheduleCmd  `cmd:"" help:"Keep schedules: add, list, show, next, history, pause, resume, run, remove."`
+	Scheduler schedulerCmd `cmd:"" help:"Run schedules until Ctrl-C."`
 	Top       topCmd       `cmd:"" help:"One page of what waits, runs and is held up, refreshed in place."`
 	Gates     gatesCmd     `cmd:"" help:"Show what each model's gate does: pace, who waits, closed until when and why."`
 	Gate      gateCmd      `cmd:"" help:"Change a gate: set its pace, open it."`
