@@ -132,6 +132,7 @@ func (s *Server) routes() {
 	s.taskRoutes()
 	s.uploadRoutes()
 	s.fleetRoutes()
+	s.usageRoutes()
 	s.eventRoutes()
 	s.dashboardRoutes()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/index"
 	"github.com/neuronmill/neuronmill/internal/monitor"
+	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/internal/webhook"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/storage/fsstore"
@@ -108,6 +109,9 @@ func (s *Stack) Gate(settings Settings, bulkShare float64, log *slog.Logger) *ga
 
 // Index returns the index of ended tasks.
 func (s *Stack) Index() *index.Index { return &index.Index{Redis: s.Redis.UniversalClient} }
+
+// Usage returns the ledger of what tasks have cost.
+func (s *Stack) Usage() *usage.Ledger { return &usage.Ledger{Redis: s.Redis.UniversalClient} }
 
 // Webhooks returns the queue of webhooks.
 func (s *Stack) Webhooks() *webhook.Queue { return &webhook.Queue{Redis: s.Redis.UniversalClient} }
