@@ -14,7 +14,7 @@ import (
 )
 
 type deadCmd struct {
-	Ls    deadLsCmd    `cmd:"" help:"List failed tasks."`
+	Ls    deadLsCmd    `cmd:"" aliases:"list" help:"List failed tasks."`
 	Show  deadShowCmd  `cmd:"" help:"Print a failed task and how it ended."`
 	Retry deadRetryCmd `cmd:"" help:"Run failed tasks again, as new ones; prints their ids."`
 	Drop  deadDropCmd  `cmd:"" help:"Take failed tasks off the list for good; their results stay."`

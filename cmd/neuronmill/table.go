@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ type column struct {
 	// beginnings. The first column with a shorten function is shortened last.
 	shorten func(cells []string)
 	// least is the minimum width when cells are cut; 0 means never cut.
+	// A table that is still too wide cuts every column.
 	least int
 }
 
@@ -85,9 +87,13 @@ func sum(widths []int) int {
 	return total
 }
 
-// fit shortens cells until a row is at most width wide. First it applies the columns'
-// shorten functions, from the last column to the first. Then it cuts the widest cells.
+// fit shortens cells until a row is at most width wide. First it leaves out columns without
+// cells. Then it applies the columns' shorten functions, from the last column to the first.
+// Then it cuts the widest cells.
 func (t *table) fit(width int) {
+	if sum(t.widths()) > width {
+		t.dropEmpty()
+	}
 	for i := len(t.columns) - 1; i >= 0 && sum(t.widths()) > width; i-- {
 		if t.columns[i].brief != "" {
 			t.columns[i].name = t.columns[i].brief
@@ -105,23 +111,45 @@ func (t *table) fit(width int) {
 		}
 	}
 	widths := t.widths()
-	for over := sum(widths) - width; over > 0; over-- {
-		widest := -1
-		for i, c := range t.columns {
-			if c.least > 0 && widths[i] > c.least && (widest < 0 || widths[i] > widths[widest]) {
-				widest = i
-			}
-		}
-		if widest < 0 {
-			break
-		}
-		widths[widest]--
-	}
+	cut(widths, width, func(i int) bool { return t.columns[i].least > 0 && widths[i] > t.columns[i].least })
+	cut(widths, width, func(i int) bool { return widths[i] > leastOfAny })
 	for i := range t.columns {
 		for j := range t.rows {
 			t.rows[j][i] = runewidth.Truncate(t.rows[j][i], widths[i], "…")
 		}
 		t.columns[i].name = runewidth.Truncate(t.columns[i].name, widths[i], "…")
+	}
+}
+
+// leastOfAny is the width to which a column is cut when its own least width does not help.
+const leastOfAny = 4
+
+// cut reduces the widest of the columns that may be cut, until a row is at most width wide.
+func cut(widths []int, width int, may func(i int) bool) {
+	for over := sum(widths) - width; over > 0; over-- {
+		widest := -1
+		for i := range widths {
+			if may(i) && (widest < 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			return
+		}
+		widths[widest]--
+	}
+}
+
+// dropEmpty removes the columns whose cells are all empty.
+func (t *table) dropEmpty() {
+	for i := len(t.columns) - 1; i >= 0 && len(t.rows) > 0; i-- {
+		if slices.ContainsFunc(t.rows, func(row []string) bool { return row[i] != "" }) {
+			continue
+		}
+		t.columns = slices.Delete(t.columns, i, i+1)
+		for j := range t.rows {
+			t.rows[j] = slices.Delete(t.rows[j], i, i+1)
+		}
 	}
 }
 

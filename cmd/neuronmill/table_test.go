@@ -30,6 +30,19 @@ func TestATableFitsTheTerminal(t *testing.T) {
 	}
 }
 
+// Columns that are never cut by themselves give way too before a row needs two lines.
+func TestATableWhoseColumnsAreAllWideFitsTheTerminal(t *testing.T) {
+	table := newTable(column{name: "ID"}, column{name: "EMPTY"}, column{name: "STATE"}, column{name: "CODE", least: 8})
+	table.add(strings.Repeat("i", 40), "", strings.Repeat("s", 40), strings.Repeat("c", 40))
+	table.fit(80)
+	var b strings.Builder
+	require.NoError(t, table.print(&b))
+	require.NotContains(t, b.String(), "EMPTY")
+	for line := range strings.Lines(b.String()) {
+		require.LessOrEqual(t, runewidth.StringWidth(strings.TrimSuffix(line, "\n")), 80, b.String())
+	}
+}
+
 func TestATableIsWholeWhereThereIsNoTerminal(t *testing.T) {
 	var b strings.Builder
 	require.NoError(t, sample().print(&b))

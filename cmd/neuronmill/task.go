@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -94,13 +95,13 @@ func (c *taskGetCmd) Run(g *globals) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}
-	waiting := ""
+	waiting, do := "", ""
 	if info.Result == nil {
 		w, err := stack.Monitor().WaitingOn(g.ctx, stack.Gate(g.settings, 0, g.log), info)
 		if err != nil {
 			return err
 		}
-		waiting = w.String()
+		waiting, do = w.String(), w.Do
 	}
 	if c.JSON {
 		return json.NewEncoder(g.stdout).Encode(standingJSON{
@@ -128,6 +129,9 @@ func (c *taskGetCmd) Run(g *globals) error {
 	if info.Result == nil {
 		row("deadline", info.Deadline.Format(time.RFC3339))
 		row("waiting on", waiting)
+		if do != "" && !strings.Contains(waiting, do) {
+			row("what helps", do)
+		}
 		return w.Flush()
 	}
 	row("result", located(g.settings, objects.ResultKey(objects.DefaultTenant, info.ID)))
@@ -164,7 +168,7 @@ func (taskListCmd) Help() string {
 		"neuronmill task list --kind embedding --lane bulk --state pending",
 		"neuronmill task list --state failed --code deadline_exceeded --since 24h",
 	) + `
-The oldest come first in each queue; tasks that have ended follow, the latest first. Those of the last 7 days are listed, at most 100,000; results of all times lie in the bucket.`
+The oldest come first in each queue; tasks that have ended follow, the latest first. TIME is when a task was accepted, or ended. Those of the last 7 days are listed, at most 100,000; results of all times lie in the bucket.`
 }
 
 // Run lists tasks.
@@ -181,8 +185,8 @@ func (c *taskListCmd) Run(g *globals) error {
 	}
 	defer stack.Close()
 	t := newTable(column{name: "ID", shorten: shortIDs}, column{name: "KIND", least: 5}, column{name: "LANE", least: 4}, column{name: "STATE"},
-		column{name: "ATTEMPTS", brief: "TRIES"}, column{name: "CREATED", shorten: shortTimes}, column{name: "ENDED", shorten: shortTimes},
-		column{name: "MODEL", shorten: shortModels, least: 12}, column{name: "CODE", least: 8})
+		column{name: "ATTEMPTS", brief: "TRIES"}, column{name: "TIME", shorten: shortTimes},
+		column{name: "MODEL", shorten: shortModels, least: 10}, column{name: "CODE", least: 8})
 	left, err := c.addQueued(g, stack, t)
 	if err != nil {
 		return err
@@ -208,7 +212,7 @@ func (c *taskListCmd) addQueued(g *globals, stack *app.Stack, t *table) (left in
 		return 0, app.Usage(err)
 	}
 	for _, i := range list {
-		t.add(i.ID, i.Kind, i.Lane, stateOf(i), i.Attempts, i.CreatedAt.Format(time.RFC3339), "", i.Model, "")
+		t.add(i.ID, i.Kind, i.Lane, stateOf(i), i.Attempts, i.CreatedAt.Format(time.RFC3339), i.Model, "")
 	}
 	return c.Limit - len(list), nil
 }
@@ -232,7 +236,7 @@ func (c *taskListCmd) addEnded(g *globals, stack *app.Stack, t *table, limit int
 			return err
 		}
 		for _, e := range page.Entries {
-			t.add(e.ID, e.Kind, e.Lane, e.Status, "", "", e.FinishedAt.Format(time.RFC3339), e.Model, e.Code)
+			t.add(e.ID, e.Kind, e.Lane, e.Status, "", e.FinishedAt.Format(time.RFC3339), e.Model, e.Code)
 		}
 		if limit, f.After = limit-len(page.Entries), page.Next; f.After.IsZero() {
 			return nil

@@ -20,7 +20,7 @@ import (
 // result for a producer without a Store; all other results are read from the bucket. It
 // returns an error only if the producer, or the receiver of its webhook, would not learn of
 // the end otherwise. announced says that it was announced before, so that its cost is counted.
-func (h *Engine) announce(ctx context.Context, j *job, r tasks.Result, document []byte, announced bool) error {
+func (e *Engine) announce(ctx context.Context, j *job, r tasks.Result, document []byte, announced bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	end := taskstate.End{Status: string(r.Status)}
@@ -32,18 +32,18 @@ func (h *Engine) announce(ctx context.Context, j *job, r tasks.Result, document 
 			end.InRecord = document
 		}
 	}
-	pipe := h.cfg.Redis.Pipeline()
-	ended := taskstate.Finish(ctx, h.cfg.Redis, pipe, j.task.ID, end)
+	pipe := e.cfg.Redis.Pipeline()
+	ended := taskstate.Finish(ctx, e.cfg.Redis, pipe, j.task.ID, end)
 	done := pipe.ZRem(ctx, queue.DeadlinesKey(tasks.Queue(j.task.Kind, j.task.Lane)), j.task.ID)
-	told := h.callAnnounceHook(ctx, pipe, j, r)
+	told := e.callAnnounceHook(ctx, pipe, j, r)
 	settled := func() error { return nil }
-	if h.cfg.Hooks.Settle != nil && r.Status != "" && !announced {
-		settled = h.cfg.Hooks.Settle(ctx, pipe, j.task.Tenant, r)
+	if e.cfg.Hooks.Settle != nil && r.Status != "" && !announced {
+		settled = e.cfg.Hooks.Settle(ctx, pipe, j.task.Tenant, r)
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	finished := ended()
 	if err := settled(); err != nil {
-		h.cfg.Log.Warn("the cost of a task is not in the ledger: neuronmill usage --rebuild adds it", "task", j.task.ID, "error", clean(err.Error()))
+		e.cfg.Log.Warn("the cost of a task is not in the ledger: neuronmill usage --rebuild adds it", "task", j.task.ID, "error", clean(err.Error()))
 	}
 	if err := told(); err != nil {
 		return &redisError{fmt.Errorf("tell of the end: %w", err)}
@@ -52,7 +52,7 @@ func (h *Engine) announce(ctx context.Context, j *job, r tasks.Result, document 
 		return &redisError{fmt.Errorf("publish the result: %w", err)}
 	}
 	if err := errors.Join(finished, done.Err()); err != nil {
-		h.cfg.Log.Debug("end of a task not announced", "task", j.task.ID, "error", clean(err.Error()))
+		e.cfg.Log.Debug("end of a task not announced", "task", j.task.ID, "error", clean(err.Error()))
 		return nil
 	}
 	j.held = false
@@ -61,12 +61,12 @@ func (h *Engine) announce(ctx context.Context, j *job, r tasks.Result, document 
 
 // callAnnounceHook adds the commands of the hook to a pipeline. told returns their
 // errors once it has run.
-func (h *Engine) callAnnounceHook(ctx context.Context, pipe redis.Pipeliner, j *job, r tasks.Result) (told func() error) {
-	if h.cfg.Hooks.Announce == nil || r.Status == "" {
+func (e *Engine) callAnnounceHook(ctx context.Context, pipe redis.Pipeliner, j *job, r tasks.Result) (told func() error) {
+	if e.cfg.Hooks.Announce == nil || r.Status == "" {
 		return func() error { return nil }
 	}
 	before := pipe.Len()
-	h.cfg.Hooks.Announce(ctx, pipe, j.task, r)
+	e.cfg.Hooks.Announce(ctx, pipe, j.task, r)
 	commands := pipe.Cmds()[before:]
 	return func() error {
 		var errs []error
@@ -80,31 +80,31 @@ func (h *Engine) callAnnounceHook(ctx context.Context, pipe redis.Pipeliner, j *
 // announceStored announces a result that another run stored, or this run with a write whose
 // reply was lost. The run that stored it may have died before it announced the result or
 // listed the failure.
-func (h *Engine) announceStored(ctx context.Context, j *job) error {
-	document, err := h.readResult(ctx, j)
+func (e *Engine) announceStored(ctx context.Context, j *job) error {
+	document, err := e.readResult(ctx, j)
 	if err != nil {
 		return err
 	}
 	var r tasks.Result
 	if document == nil || json.Unmarshal(document, &r) != nil {
-		return h.announce(ctx, j, tasks.Result{}, nil, true) // removed or damaged: the task has ended all the same
+		return e.announce(ctx, j, tasks.Result{}, nil, true) // removed or damaged: the task has ended all the same
 	}
 	if r.Status == tasks.Failed && r.Error != nil {
-		if err := tasks.ListFailure(ctx, h.cfg.Store, j.task.Tenant, r, j.document, false); err != nil {
+		if err := tasks.ListFailure(ctx, e.cfg.Store, j.task.Tenant, r, j.document, false); err != nil {
 			return err
 		}
 	}
 	j.observeEnd(r, true)
-	known, err := h.readCounters(ctx, j.task.ID)
+	known, err := e.readCounters(ctx, j.task.ID)
 	if err != nil {
 		return err
 	}
-	return h.announce(ctx, j, r, document, known.ended)
+	return e.announce(ctx, j, r, document, known.ended)
 }
 
 // readResult reads the stored result of a task; nil when there is none.
-func (h *Engine) readResult(ctx context.Context, j *job) ([]byte, error) {
-	body, err := h.cfg.Store.Get(ctx, objects.ResultKey(j.task.Tenant, j.task.ID))
+func (e *Engine) readResult(ctx context.Context, j *job) ([]byte, error) {
+	body, err := e.cfg.Store.Get(ctx, objects.ResultKey(j.task.Tenant, j.task.ID))
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}

@@ -18,16 +18,16 @@ import (
 const bucketPatience = 30 * time.Second
 
 // bucketReady returns nil while the bucket takes results, else the breaker's error.
-func (h *Engine) bucketReady(ctx context.Context) error { return h.bucket.Ready(ctx) }
+func (e *Engine) bucketReady(ctx context.Context) error { return e.bucket.Ready(ctx) }
 
 // awaitBucket waits until the bucket takes results, but no longer than bucketPatience and
 // not past the task's deadline, its cancellation or the stop of the worker.
-func (h *Engine) awaitBucket(ctx context.Context, j *job) error {
+func (e *Engine) awaitBucket(ctx context.Context, j *job) error {
 	turn, stop := j.waitContext(ctx)
 	defer stop()
 	waiting, cancel := context.WithTimeout(turn, bucketPatience)
 	defer cancel()
-	err := h.bucket.Wait(waiting)
+	err := e.bucket.Wait(waiting)
 	if err != nil && turn.Err() != nil {
 		return context.Cause(turn)
 	}
@@ -45,10 +45,10 @@ func bucketPause(err error) time.Duration {
 
 // checkBucket returns an error if the bucket failed the preflight: it can never take a
 // result. A bucket that is only unavailable is checked again before the first call.
-func (h *Engine) checkBucket(ctx context.Context) error {
+func (e *Engine) checkBucket(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	err := h.bucketReady(ctx)
+	err := e.bucketReady(ctx)
 	if refused, ok := errors.AsType[*objects.OpenError](err); ok && errors.Is(err, errors.ErrUnsupported) {
 		return refused.Reason
 	}
@@ -57,9 +57,9 @@ func (h *Engine) checkBucket(ctx context.Context) error {
 
 // storingContext returns a context for storing a paid answer. It ends with its parent, or grace
 // after the worker's stop.
-func (h *Engine) storingContext(ctx context.Context) (context.Context, context.CancelFunc) {
+func (e *Engine) storingContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(h.stopping, func() {
+	stop := context.AfterFunc(e.stopping, func() {
 		t := time.NewTimer(grace)
 		defer t.Stop()
 		select {
@@ -82,7 +82,7 @@ func (e *refusedObject) Unwrap() error { return e.err }
 // persist repeats a failed write of paid data, since giving up would mean paying again.
 // While the bucket is unavailable, persist waits until ctx ends. It returns *refusedObject
 // when a write fails for grace although the bucket works.
-func (h *Engine) persist(ctx context.Context, write func(context.Context) error) error {
+func (e *Engine) persist(ctx context.Context, write func(context.Context) error) error {
 	left := grace
 	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
 		begun := time.Now()
@@ -94,7 +94,7 @@ func (h *Engine) persist(ctx context.Context, write func(context.Context) error)
 			return err
 		}
 		left -= time.Since(begun)
-		if h.bucket.Wait(ctx) != nil {
+		if e.bucket.Wait(ctx) != nil {
 			return err
 		}
 		if left <= 0 {

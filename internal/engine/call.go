@@ -28,13 +28,13 @@ func (j *job) call(ctx context.Context, send func(context.Context) (workersai.Me
 
 // call sends one request for all members, the tasks that share it, and reports the outcome
 // to the gate. Only the kind's time limit ends the context of the request.
-func (h *Engine) call(ctx context.Context, permit *gate.Permit, members []*job, send func(context.Context) (workersai.Meta, error)) (workersai.Meta, error) {
-	err := h.stopped(members[0].task.Model)
+func (e *Engine) call(ctx context.Context, permit *gate.Permit, members []*job, send func(context.Context) (workersai.Meta, error)) (workersai.Meta, error) {
+	err := e.stopped(members[0].task.Model)
 	if err == nil {
-		err = h.bucketReady(ctx)
+		err = e.bucketReady(ctx)
 	}
 	if err == nil {
-		err = h.count(ctx, members)
+		err = e.count(ctx, members)
 	}
 	if err != nil {
 		permit.GiveBack(ctx)
@@ -44,7 +44,7 @@ func (h *Engine) call(ctx context.Context, permit *gate.Permit, members []*job, 
 	sending, cancel := context.WithTimeout(ctx, members[0].spec.Timeout)
 	defer cancel()
 	begun := time.Now()
-	meta, err := h.send(sending, send)
+	meta, err := e.send(sending, send)
 	failpoint.Hit("after-call")
 	for i, j := range members {
 		j.observeCall(err, meta.Neurons, time.Since(begun), i, len(members))
@@ -53,7 +53,7 @@ func (h *Engine) call(ctx context.Context, permit *gate.Permit, members []*job, 
 			j.reasons.answered(err)
 		}
 	}
-	h.reportOutcome(ctx, permit, members[0].task.Model, err)
+	e.reportOutcome(ctx, permit, members[0].task.Model, err)
 	if err != nil {
 		return meta, fmt.Errorf("ask %s: %w", members[0].task.Model, err)
 	}
@@ -61,8 +61,8 @@ func (h *Engine) call(ctx context.Context, permit *gate.Permit, members []*job, 
 }
 
 // stopped returns an error, so that no call is sent, once the worker was told to stop.
-func (h *Engine) stopped(model string) error {
-	if h.stopping.Err() == nil {
+func (e *Engine) stopped(model string) error {
+	if e.stopping.Err() == nil {
 		return nil
 	}
 	return &gate.RetryLaterError{Model: model, Until: time.Now(), Reason: stopping}
@@ -73,10 +73,10 @@ const stopping = "worker is stopping"
 
 // send makes the call and turns a panic into an error. The call may run on its own
 // goroutine, where a panic would end the worker.
-func (h *Engine) send(ctx context.Context, send func(context.Context) (workersai.Meta, error)) (meta workersai.Meta, err error) {
-	defer h.recoverPanic(&err)
-	h.calls.Add(1)
-	defer h.calls.Add(-1)
+func (e *Engine) send(ctx context.Context, send func(context.Context) (workersai.Meta, error)) (meta workersai.Meta, err error) {
+	defer e.recoverPanic(&err)
+	e.calls.Add(1)
+	defer e.calls.Add(-1)
 	return send(ctx)
 }
 
@@ -88,7 +88,7 @@ var outcomes = map[workersai.Class]gate.Outcome{
 
 // reportOutcome releases the permit with the outcome of the call. Only the worker whose answer
 // closed the gate logs it.
-func (h *Engine) reportOutcome(ctx context.Context, permit *gate.Permit, model string, err error) {
+func (e *Engine) reportOutcome(ctx context.Context, permit *gate.Permit, model string, err error) {
 	outcome, advice := gate.Passed, time.Duration(0)
 	if err != nil {
 		outcome = gate.Ended
@@ -101,14 +101,14 @@ func (h *Engine) reportOutcome(ctx context.Context, permit *gate.Permit, model s
 	closing, told := permit.Release(ctx, outcome, advice)
 	switch {
 	case told != nil:
-		h.cfg.Log.Warn("gate not told", "model", model, "outcome", outcome, "error", told)
+		e.cfg.Log.Warn("gate not told", "model", model, "outcome", outcome, "error", told)
 	case !closing.New:
 	case outcome == gate.Quota:
-		h.cfg.Log.Error("the account's free daily allocation is spent: all models wait", "for", closing.For.Round(time.Second), "answer", clean(err.Error()))
+		e.cfg.Log.Error("the account's free daily allocation is spent: all models wait", "for", closing.For.Round(time.Second), "answer", clean(err.Error()))
 	case outcome == gate.Refused && closing.For >= time.Minute:
-		h.cfg.Log.Error("the API refuses the account: fix CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN or the model's licence or plan. One call tries again after 1, 2, 5, then every 15 minutes, or at once: neuronmill gate open "+model, "answer", clean(err.Error()))
+		e.cfg.Log.Error("the API refuses the account: fix CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN or the model's licence or plan. One call tries again after 1, 2, 5, then every 15 minutes, or at once: neuronmill gate open "+model, "answer", clean(err.Error()))
 	default:
-		h.cfg.Log.Info("gate closed", "model", model, "for", closing.For.Round(time.Millisecond), "why", closing.Why)
+		e.cfg.Log.Info("gate closed", "model", model, "for", closing.For.Round(time.Millisecond), "why", closing.Why)
 	}
 }
 

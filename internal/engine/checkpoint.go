@@ -44,15 +44,15 @@ func (j *job) answerKey(part int) string {
 
 // storeAnswer stores a checkpoint. It may replace that of a run which was taken for dead:
 // either serves.
-func (h *Engine) storeAnswer(ctx context.Context, j *job, part int, a answer) error {
+func (e *Engine) storeAnswer(ctx context.Context, j *job, part int, a answer) error {
 	a.Model, a.Digest = j.task.Model, j.task.Digest
 	a.Call, a.Neurons = j.counts.costs.latest()
 	document, err := json.Marshal(a)
 	if err != nil {
 		return &UnusableError{fmt.Errorf("encode the answer: %w", err)}
 	}
-	err = h.persist(ctx, func(ctx context.Context) error {
-		return h.cfg.Store.Put(ctx, j.answerKey(part), bytes.NewReader(document), "application/json")
+	err = e.persist(ctx, func(ctx context.Context) error {
+		return e.cfg.Store.Put(ctx, j.answerKey(part), bytes.NewReader(document), "application/json")
 	})
 	if err != nil {
 		return fmt.Errorf("store the answer: %w", err)
@@ -64,11 +64,11 @@ func (h *Engine) storeAnswer(ctx context.Context, j *job, part int, a answer) er
 
 // storedAnswer returns the checkpoint of an earlier run and records its cost; nil when there
 // is none, or it belongs to another model or task.
-func (h *Engine) storedAnswer(ctx context.Context, j *job, part int) (*answer, error) {
+func (e *Engine) storedAnswer(ctx context.Context, j *job, part int) (*answer, error) {
 	if j.fresh {
 		return nil, nil
 	}
-	a, err := h.readAnswer(ctx, j, j.answerKey(part))
+	a, err := e.readAnswer(ctx, j, j.answerKey(part))
 	if a == nil || err != nil {
 		return nil, err
 	}
@@ -79,8 +79,8 @@ func (h *Engine) storedAnswer(ctx context.Context, j *job, part int) (*answer, e
 
 // readAnswer reads a checkpoint; nil when there is none, or it belongs to another model or
 // task.
-func (h *Engine) readAnswer(ctx context.Context, j *job, key string) (*answer, error) {
-	body, err := h.cfg.Store.Get(ctx, key)
+func (e *Engine) readAnswer(ctx context.Context, j *job, key string) (*answer, error) {
+	body, err := e.cfg.Store.Get(ctx, key)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}
@@ -94,7 +94,7 @@ func (h *Engine) readAnswer(ctx context.Context, j *job, key string) (*answer, e
 	}
 	var a answer
 	if json.Unmarshal(document, &a) != nil || a.Model != j.task.Model || a.Digest != j.task.Digest {
-		h.cfg.Log.Warn("a stored answer does not belong to its task", "task", j.task.ID)
+		e.cfg.Log.Warn("a stored answer does not belong to its task", "task", j.task.ID)
 		return nil, nil
 	}
 	return &a, nil
@@ -114,18 +114,18 @@ func (j *job) storePart(ctx context.Context, number int, output any) error {
 // countStored adds the checkpoints that this run has not read, so that a failed task
 // includes their cost. It lists the bucket only if the task has calls without a known
 // price, or was recovered after Redis lost it.
-func (h *Engine) countStored(ctx context.Context, j *job) error {
+func (e *Engine) countStored(ctx context.Context, j *job) error {
 	if j.unsettled() == 0 && j.task.RecoveredAt.IsZero() {
 		return nil
 	}
-	for info, err := range h.cfg.Store.List(ctx, j.key("answer"), "") {
+	for info, err := range e.cfg.Store.List(ctx, j.key("answer"), "") {
 		if err != nil {
 			return fmt.Errorf("look for stored answers: %w", err)
 		}
 		if slices.Contains(j.answers, info.Key) {
 			continue
 		}
-		a, err := h.readAnswer(ctx, j, info.Key)
+		a, err := e.readAnswer(ctx, j, info.Key)
 		if err != nil {
 			return err
 		}
@@ -139,11 +139,11 @@ func (h *Engine) countStored(ctx context.Context, j *job) error {
 
 // resume returns the output of an earlier run if its checkpoint and all files are stored;
 // else nil.
-func (h *Engine) resume(ctx context.Context, j *job) (*Output, error) {
-	if !h.handlers[j.task.Kind].Checkpoint {
+func (e *Engine) resume(ctx context.Context, j *job) (*Output, error) {
+	if !e.handlers[j.task.Kind].Checkpoint {
 		return nil, nil
 	}
-	a, err := h.storedAnswer(ctx, j, -1)
+	a, err := e.storedAnswer(ctx, j, -1)
 	if a == nil || err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (h *Engine) resume(ctx context.Context, j *job) (*Output, error) {
 		var body []byte
 		if i < len(a.Texts) {
 			body = []byte(a.Texts[i])
-		} else if body, err = h.readArtefact(ctx, f); err != nil {
+		} else if body, err = e.readArtefact(ctx, f); err != nil {
 			return nil, err
 		}
 		if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != f.SHA256 {
@@ -162,13 +162,13 @@ func (h *Engine) resume(ctx context.Context, j *job) (*Output, error) {
 		name := strings.TrimPrefix(f.Key, j.key(""))
 		out.Files = append(out.Files, File{Name: name, ContentType: f.ContentType, Body: bytes.NewReader(body), stored: i >= len(a.Texts)})
 	}
-	h.cfg.Log.Info("a paid answer is taken up again", "task", j.task.ID, "kind", j.task.Kind)
+	e.cfg.Log.Info("a paid answer is taken up again", "task", j.task.ID, "kind", j.task.Kind)
 	return out, nil
 }
 
 // readArtefact reads a file that an earlier run stored; nil when it does not exist.
-func (h *Engine) readArtefact(ctx context.Context, f tasks.Artefact) ([]byte, error) {
-	body, err := h.cfg.Store.Get(ctx, f.Key)
+func (e *Engine) readArtefact(ctx context.Context, f tasks.Artefact) ([]byte, error) {
+	body, err := e.cfg.Store.Get(ctx, f.Key)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}
@@ -184,7 +184,7 @@ func (h *Engine) readArtefact(ctx context.Context, f tasks.Artefact) ([]byte, er
 }
 
 // storeFiles stores the artefacts and, in parallel, the checkpoint that names them.
-func (h *Engine) storeFiles(ctx context.Context, j *job, out *Output, result json.RawMessage) ([]tasks.Artefact, error) {
+func (e *Engine) storeFiles(ctx context.Context, j *job, out *Output, result json.RawMessage) ([]tasks.Artefact, error) {
 	a := answer{Output: result}
 	for i := range out.Files {
 		described, text, err := out.Files[i].describe(j)
@@ -200,17 +200,17 @@ func (h *Engine) storeFiles(ctx context.Context, j *job, out *Output, result jso
 		return []tasks.Artefact{}, nil
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.storeAnswer(ctx, j, -1, a) })
+	g.Go(func() error { return e.storeAnswer(ctx, j, -1, a) })
 	for i, f := range out.Files {
 		if f.stored {
 			continue
 		}
 		g.Go(func() error {
-			err := h.persist(ctx, func(ctx context.Context) error {
+			err := e.persist(ctx, func(ctx context.Context) error {
 				if _, err := f.Body.Seek(0, io.SeekStart); err != nil {
 					return err
 				}
-				return h.cfg.Store.Put(ctx, a.Files[i].Key, f.Body, f.ContentType)
+				return e.cfg.Store.Put(ctx, a.Files[i].Key, f.Body, f.ContentType)
 			})
 			if err != nil {
 				return fmt.Errorf("store %s: %w", f.Name, err)
@@ -226,21 +226,21 @@ func (h *Engine) storeFiles(ctx context.Context, j *job, out *Output, result jso
 }
 
 // deleteLeftovers deletes the checkpoints and other objects that an ended task does not need.
-func (h *Engine) deleteLeftovers(ctx context.Context, j *job) error {
+func (e *Engine) deleteLeftovers(ctx context.Context, j *job) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	keys, err := h.leftovers(ctx, j)
+	keys, err := e.leftovers(ctx, j)
 	if err != nil {
 		return err
 	}
 	keys = append(keys, j.answers...)
-	if scratch := h.handlers[j.task.Kind].Scratch; scratch != nil {
+	if scratch := e.handlers[j.task.Kind].Scratch; scratch != nil {
 		for _, name := range scratch(j.task) {
 			keys = append(keys, j.key(name))
 		}
 	}
 	for _, key := range keys {
-		if err := h.cfg.Store.Delete(ctx, key); err != nil {
+		if err := e.cfg.Store.Delete(ctx, key); err != nil {
 			return fmt.Errorf("remove what an earlier run left: %w", err)
 		}
 	}
@@ -250,14 +250,14 @@ func (h *Engine) deleteLeftovers(ctx context.Context, j *job) error {
 // leftovers returns the keys of leftover objects of earlier runs, when this run ends the
 // task without a call. These are checkpoints; for a failed task also artefacts; for a
 // completed task also the dead letter of a failure that lost the race.
-func (h *Engine) leftovers(ctx context.Context, j *job) ([]string, error) {
+func (e *Engine) leftovers(ctx context.Context, j *job) ([]string, error) {
 	first := j.counts.calls == 0 && j.task.RecoveredAt.IsZero()
 	if !j.resultExists && (first || !j.startedAt.IsZero()) {
 		return nil, nil
 	}
 	var keys, files []string
 	failedTask := ""
-	for info, err := range h.cfg.Store.List(ctx, j.key(""), "") {
+	for info, err := range e.cfg.Store.List(ctx, j.key(""), "") {
 		if err != nil {
 			return nil, fmt.Errorf("look for what earlier runs stored: %w", err)
 		}
@@ -272,7 +272,7 @@ func (h *Engine) leftovers(ctx context.Context, j *job) ([]string, error) {
 	}
 	failed := j.failed
 	if !failed && failedTask != "" {
-		first, err := tasks.StoredResult(ctx, h.cfg.Store, j.task.Tenant, j.task.ID)
+		first, err := tasks.StoredResult(ctx, e.cfg.Store, j.task.Tenant, j.task.ID)
 		if err != nil {
 			return nil, err
 		}

@@ -74,17 +74,17 @@ type group[T any] struct {
 }
 
 // groupOf returns the group of a route; it creates a missing one.
-func groupOf[T any](h *Engine, to route, send func(context.Context, []string) ([]T, workersai.Meta, error)) *group[T] {
-	h.coalescer.mu.Lock()
-	defer h.coalescer.mu.Unlock()
-	if h.coalescer.groups == nil {
-		h.coalescer.groups = map[route]any{}
+func groupOf[T any](e *Engine, to route, send func(context.Context, []string) ([]T, workersai.Meta, error)) *group[T] {
+	e.coalescer.mu.Lock()
+	defer e.coalescer.mu.Unlock()
+	if e.coalescer.groups == nil {
+		e.coalescer.groups = map[route]any{}
 	}
-	g, ok := h.coalescer.groups[to].(*group[T])
+	g, ok := e.coalescer.groups[to].(*group[T])
 	if !ok {
 		model, _ := catalogue.Find(to.model)
-		g = &group[T]{engine: h, to: to, model: model, send: send, joined: make(chan struct{}, 1)}
-		h.coalescer.groups[to] = g
+		g = &group[T]{engine: e, to: to, model: model, send: send, joined: make(chan struct{}, 1)}
+		e.coalescer.groups[to] = g
 	}
 	return g
 }
@@ -274,8 +274,8 @@ func (g *group[T]) full() bool {
 }
 
 // backlog reports whether a queue has tasks that no worker has taken.
-func (h *Engine) backlog(ctx context.Context, name string) bool {
-	n, err := queue.Pending(ctx, h.cfg.Redis, name)
+func (e *Engine) backlog(ctx context.Context, name string) bool {
+	n, err := queue.Pending(ctx, e.cfg.Redis, name)
 	return err == nil && n > 0
 }
 

@@ -43,33 +43,33 @@ func (f *File) describe(j *job) (tasks.Artefact, *string, error) {
 const grace = 2 * time.Minute
 
 // commit commits a paid answer: artefacts first, the result last.
-func (h *Engine) commit(ctx context.Context, j *job, out *Output) error {
-	ctx, cancel := h.storingContext(ctx)
+func (e *Engine) commit(ctx context.Context, j *job, out *Output) error {
+	ctx, cancel := e.storingContext(ctx)
 	defer cancel()
 	j.storesSince = time.Now()
 	body, err := json.Marshal(out.Result)
 	if err != nil {
 		return &UnusableError{fmt.Errorf("encode the output: %w", err)}
 	}
-	files, err := h.storeFiles(ctx, j, out, body)
+	files, err := e.storeFiles(ctx, j, out, body)
 	if err != nil {
 		return err
 	}
 	result := j.result(tasks.Completed)
 	result.Output, result.Artefacts = body, files
-	return h.storeResult(ctx, j, result)
+	return e.storeResult(ctx, j, result)
 }
 
 // storeResult writes the result document that ends a task. If another run has committed first,
 // its document stands and this one is dropped.
-func (h *Engine) storeResult(ctx context.Context, j *job, r tasks.Result) error {
+func (e *Engine) storeResult(ctx context.Context, j *job, r tasks.Result) error {
 	document, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode the result: %w", err)
 	}
 	failpoint.Hit("before-result")
-	err = h.persist(ctx, func(ctx context.Context) error {
-		return h.cfg.Store.Create(ctx, objects.ResultKey(j.task.Tenant, j.task.ID), bytes.NewReader(document), "application/json")
+	err = e.persist(ctx, func(ctx context.Context) error {
+		return e.cfg.Store.Create(ctx, objects.ResultKey(j.task.Tenant, j.task.ID), bytes.NewReader(document), "application/json")
 	})
 	if errors.Is(err, storage.ErrExists) {
 		j.resultExists = true // another run committed first, or the reply to this write was lost: see cleanUp
@@ -83,15 +83,15 @@ func (h *Engine) storeResult(ctx context.Context, j *job, r tasks.Result) error 
 		j.stored = time.Since(j.storesSince)
 	}
 	failpoint.Hit("after-result")
-	h.logEnd(j, r)
+	e.logEnd(j, r)
 	j.observeEnd(r, false)
 	if j.failed {
 		// Only a failure that ended the task is listed.
-		if err := tasks.ListFailure(ctx, h.cfg.Store, j.task.Tenant, r, j.document, true); err != nil {
+		if err := tasks.ListFailure(ctx, e.cfg.Store, j.task.Tenant, r, j.document, true); err != nil {
 			return err
 		}
 	}
-	return h.announce(ctx, j, r, document, false)
+	return e.announce(ctx, j, r, document, false)
 }
 
 // result returns a result document with all fields but the output, the error and the files.

@@ -49,8 +49,8 @@ func countersOf(r taskstate.Counters) counters {
 }
 
 // readCounters reads the counters of a task that this process does not own.
-func (h *Engine) readCounters(ctx context.Context, id string) (counters, error) {
-	read, err := taskstate.Peek(ctx, h.cfg.Redis, id)
+func (e *Engine) readCounters(ctx context.Context, id string) (counters, error) {
+	read, err := taskstate.Peek(ctx, e.cfg.Redis, id)
 	if err != nil {
 		return counters{}, &redisError{fmt.Errorf("read the counters: %w", err)}
 	}
@@ -61,12 +61,12 @@ func (h *Engine) readCounters(ctx context.Context, id string) (counters, error) 
 var errNotNew = errors.New("the task is not new")
 
 // countNew claims a task without an owner and counts its first call in one step.
-func (h *Engine) countNew(ctx context.Context, j *job) error {
+func (e *Engine) countNew(ctx context.Context, j *job) error {
 	j.mayCall.Store(true)
 	var isNew, known bool
 	run := rand.Text()
-	err := h.whileRefused(ctx, []*job{j}, func() (err error) {
-		isNew, known, err = h.countFirst(ctx, j, run)
+	err := e.whileRefused(ctx, []*job{j}, func() (err error) {
+		isNew, known, err = e.countFirst(ctx, j, run)
 		return err
 	})
 	switch {
@@ -83,7 +83,7 @@ func (h *Engine) countNew(ctx context.Context, j *job) error {
 		// worker that may be calling for the task right now.
 		j.mayCall.Store(false)
 		j.held = true
-		h.uncount(ctx, []*job{j})
+		e.uncount(ctx, []*job{j})
 		return &requeueError{after: liveness.Stabilisation, why: "Redis lost its memory"}
 	}
 	j.held = true
@@ -93,10 +93,10 @@ func (h *Engine) countNew(ctx context.Context, j *job) error {
 
 // countFirst claims the task with its first call, and reports whether Redis still knows this
 // process by its heartbeat.
-func (h *Engine) countFirst(ctx context.Context, j *job, run string) (isNew, known bool, err error) {
+func (e *Engine) countFirst(ctx context.Context, j *job, run string) (isNew, known bool, err error) {
 	var alive *redis.IntCmd
-	isNew, err = h.owner().CountFirst(ctx, j.record(), run, func(pipe redis.Pipeliner) {
-		alive = pipe.Exists(ctx, liveness.Key(h.process.ID()))
+	isNew, err = e.owner().CountFirst(ctx, j.record(), run, func(pipe redis.Pipeliner) {
+		alive = pipe.Exists(ctx, liveness.Key(e.process.ID()))
 	})
 	if err == nil {
 		err = alive.Err()
@@ -118,18 +118,18 @@ func (j *job) countStarted() {
 // call must not be sent: it could not be counted, another process owns a task, or a task
 // has used up its calls. Without that rule a failing Redis would allow endless calls.
 // Counts of a call that is not sent are reverted.
-func (h *Engine) count(ctx context.Context, members []*job) error {
+func (e *Engine) count(ctx context.Context, members []*job) error {
 	for _, j := range members {
 		if failure := j.exhausted(); failure != nil {
 			return failure
 		}
 	}
 	if len(members) == 1 && !members[0].held && members[0].startedAt.IsZero() {
-		return h.countNew(ctx, members[0])
+		return e.countNew(ctx, members[0])
 	}
-	err := h.whileRefused(ctx, members, func() error { return h.countAll(ctx, members) })
+	err := e.whileRefused(ctx, members, func() error { return e.countAll(ctx, members) })
 	if err != nil {
-		h.uncount(ctx, members)
+		e.uncount(ctx, members)
 		return err
 	}
 	for _, j := range members {
@@ -139,12 +139,12 @@ func (h *Engine) count(ctx context.Context, members []*job) error {
 }
 
 // countAll writes the next call into the records of tasks that this process owns.
-func (h *Engine) countAll(ctx context.Context, members []*job) error {
+func (e *Engine) countAll(ctx context.Context, members []*job) error {
 	next := make([]taskstate.Call, len(members))
 	for i, j := range members {
 		next[i] = taskstate.Call{Task: j.record(), Calls: j.counts.calls + 1, Attempts: j.counts.attempts + j.firstCall()}
 	}
-	counted := h.owner().Count(ctx, next)
+	counted := e.owner().Count(ctx, next)
 	var failed, lost error
 	for i, j := range members {
 		switch {
@@ -167,26 +167,26 @@ func (j *job) firstCall() int {
 
 // uncount reverts the counts of a call that is not sent. A record that cannot be reached
 // now is corrected when the task is released.
-func (h *Engine) uncount(ctx context.Context, members []*job) {
+func (e *Engine) uncount(ctx context.Context, members []*job) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	before := make([]taskstate.Call, len(members))
 	for i, j := range members {
 		before[i] = taskstate.Call{Task: j.record(), Calls: j.counts.calls, Attempts: j.counts.attempts}
 	}
-	for _, err := range h.owner().Uncount(ctx, before) {
+	for _, err := range e.owner().Uncount(ctx, before) {
 		if err != nil {
-			h.cfg.Log.Debug("a call that was not sent stays counted for now", "error", clean(err.Error()))
+			e.cfg.Log.Debug("a call that was not sent stays counted for now", "error", clean(err.Error()))
 		}
 	}
 }
 
 // countFailed counts a run that failed before its first call, so that it cannot be
 // repeated without end.
-func (h *Engine) countFailed(ctx context.Context, j *job) error {
+func (e *Engine) countFailed(ctx context.Context, j *job) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	n, err := h.owner().CountFailure(ctx, j.record())
+	n, err := e.owner().CountFailure(ctx, j.record())
 	if err != nil {
 		return &redisError{fmt.Errorf("count a failure: %w", err)}
 	}
@@ -196,11 +196,11 @@ func (h *Engine) countFailed(ctx context.Context, j *job) error {
 
 // renewRecord replaces a damaged live record. If that fails, the task's next run tries
 // again.
-func (h *Engine) renewRecord(ctx context.Context, j *job) {
+func (e *Engine) renewRecord(ctx context.Context, j *job) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	err := h.owner().Renew(ctx, j.record())
-	h.cfg.Log.Error("the live record of a task was damaged and is replaced", "task", j.task.ID, "error", err)
+	err := e.owner().Renew(ctx, j.record())
+	e.cfg.Log.Error("the live record of a task was damaged and is replaced", "task", j.task.ID, "error", err)
 }
 
 // recordCounters returns the counters of the task after this run, for its record; nil when

@@ -116,31 +116,31 @@ type Engine struct {
 }
 
 func newEngine(cfg Config, stopping context.Context) *Engine {
-	h := &Engine{cfg: cfg.withDefaults(), stopping: stopping, isolation: newIsolation(), ends: sharedEnds{redis: cfg.Redis}}
-	h.handlers = map[tasks.Kind]Handler{}
-	for _, handler := range h.cfg.Handlers {
-		h.handlers[handler.Kind] = handler
+	e := &Engine{cfg: cfg.withDefaults(), stopping: stopping, isolation: newIsolation(), ends: sharedEnds{redis: cfg.Redis}}
+	e.handlers = map[tasks.Kind]Handler{}
+	for _, handler := range e.cfg.Handlers {
+		e.handlers[handler.Kind] = handler
 	}
-	h.bucket = objects.NewBreaker(h.cfg.Store, objects.Options{Preflight: storage.Preflight, Log: h.cfg.Log, OnChange: h.cfg.Hooks.Bucket})
-	h.cfg.Store = h.bucket
-	h.process = liveness.New(cfg.Redis, h.registerClaims, h.stopCancelled)
-	h.sharing.queues = map[string]sharing{}
-	return h
+	e.bucket = objects.NewBreaker(e.cfg.Store, objects.Options{Preflight: storage.Preflight, Log: e.cfg.Log, OnChange: e.cfg.Hooks.Bucket})
+	e.cfg.Store = e.bucket
+	e.process = liveness.New(cfg.Redis, e.registerClaims, e.stopCancelled)
+	e.sharing.queues = map[string]sharing{}
+	return e
 }
 
 // register registers a run in this process; it returns false when the task already runs here.
-func (h *Engine) register(j *job) bool {
-	if _, taken := h.running.LoadOrStore(j.task.ID, j); taken {
+func (e *Engine) register(j *job) bool {
+	if _, taken := e.running.LoadOrStore(j.task.ID, j); taken {
 		return false
 	}
-	h.runningCount.Add(1)
+	e.runningCount.Add(1)
 	return true
 }
 
-func (h *Engine) unregister(j *job) {
-	h.running.CompareAndDelete(j.task.ID, j)
-	h.runningCount.Add(-1)
-	if live := h.cfg.Hooks.Live; live != nil {
+func (e *Engine) unregister(j *job) {
+	e.running.CompareAndDelete(j.task.ID, j)
+	e.runningCount.Add(-1)
+	if live := e.cfg.Hooks.Live; live != nil {
 		live.Left(j.task.ID)
 	}
 }

@@ -18,23 +18,23 @@ import (
 
 // finish ends a run: it applies the retry policy to err and cleans up. Nil acknowledges
 // the task, an error returns it to the queue.
-func (h *Engine) finish(ctx context.Context, j *job, err error) error {
+func (e *Engine) finish(ctx context.Context, j *job, err error) error {
 	if taskstate.IsDamaged(err) {
-		h.renewRecord(ctx, j)
+		e.renewRecord(ctx, j)
 	}
 	if err != nil && j.startedAt.IsZero() && countedEarly(err) {
-		if failed := h.countFailed(ctx, j); failed != nil {
+		if failed := e.countFailed(ctx, j); failed != nil {
 			err = failed
 		}
 	}
 	if err != nil {
 		v := retryPolicy(err, j.counts, j.spec)
-		if err = h.apply(ctx, j, v); err != nil {
+		if err = e.apply(ctx, j, v); err != nil {
 			return err
 		}
 	}
-	defer h.release(ctx, j)
-	if err := h.cleanUpPatiently(ctx, j); err != nil {
+	defer e.release(ctx, j)
+	if err := e.cleanUpPatiently(ctx, j); err != nil {
 		return &requeueError{after: bucketPause(err), why: clean(err.Error())}
 	}
 	failpoint.Hit("before-ack")
@@ -43,12 +43,12 @@ func (h *Engine) finish(ctx context.Context, j *job, err error) error {
 
 // cleanUpPatiently repeats cleanUp for bucketPatience while the bucket fails. An ended task should
 // not return to the queue, where it looks unfinished.
-func (h *Engine) cleanUpPatiently(ctx context.Context, j *job) error {
+func (e *Engine) cleanUpPatiently(ctx context.Context, j *job) error {
 	waiting, cancel := context.WithTimeout(ctx, bucketPatience)
 	defer cancel()
 	for {
-		err := h.cleanUp(ctx, j)
-		if !objects.Unavailable(err) || wait(waiting, time.Second) != nil || h.bucket.Wait(waiting) != nil {
+		err := e.cleanUp(ctx, j)
+		if !objects.Unavailable(err) || wait(waiting, time.Second) != nil || e.bucket.Wait(waiting) != nil {
 			return err
 		}
 	}
@@ -57,9 +57,9 @@ func (h *Engine) cleanUpPatiently(ctx context.Context, j *job) error {
 // cleanUp removes the objects that only an unfinished task needs, the pending record last:
 // while it exists, the task is run again and finds its result. If another run stored the
 // result, cleanUp announces the end first.
-func (h *Engine) cleanUp(ctx context.Context, j *job) error {
+func (e *Engine) cleanUp(ctx context.Context, j *job) error {
 	if j.resultExists {
-		if err := h.announceStored(ctx, j); err != nil {
+		if err := e.announceStored(ctx, j); err != nil {
 			return err
 		}
 	}
@@ -67,7 +67,7 @@ func (h *Engine) cleanUp(ctx context.Context, j *job) error {
 	// later run would repeat them.
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	err := h.persist(ctx, func(ctx context.Context) error { return h.deleteLeftovers(ctx, j) })
+	err := e.persist(ctx, func(ctx context.Context) error { return e.deleteLeftovers(ctx, j) })
 	if err != nil {
 		return err
 	}
@@ -77,58 +77,58 @@ func (h *Engine) cleanUp(ctx context.Context, j *job) error {
 	}
 	shared, index, isShared := objects.SharedRecordOf(j.task.ID)
 	if !isShared || j.failed || j.resultExists { // a cancelled task has a record of its own
-		err := h.persist(ctx, func(ctx context.Context) error {
-			return h.cfg.Store.Delete(ctx, objects.PendingKey(j.task.Tenant, j.task.ID))
+		err := e.persist(ctx, func(ctx context.Context) error {
+			return e.cfg.Store.Delete(ctx, objects.PendingKey(j.task.Tenant, j.task.ID))
 		})
 		if err != nil {
 			return fmt.Errorf("delete the pending record: %w", err)
 		}
 	}
 	if isShared {
-		h.ends.add(shared, index)
+		e.ends.add(shared, index)
 	}
 	return nil
 }
 
 // apply applies the decision of the retry policy; it returns nil when the task has ended.
-func (h *Engine) apply(ctx context.Context, j *job, v retryDecision) error {
+func (e *Engine) apply(ctx context.Context, j *job, v retryDecision) error {
 	if v.fail != nil {
-		return h.fail(ctx, j, v.fail)
+		return e.fail(ctx, j, v.fail)
 	}
 	if v.uncounted {
 		j.refundAttempt()
 	}
-	h.release(ctx, j)
-	h.logRetry(j, v)
+	e.release(ctx, j)
+	e.logRetry(j, v)
 	j.observeRetry(v)
-	h.storeReasons(ctx, j, v)
+	e.storeReasons(ctx, j, v)
 	if v.deferred {
-		return h.deferTask(ctx, j.task, v.why)
+		return e.deferTask(ctx, j.task, v.why)
 	}
 	return &requeueError{after: v.after, why: v.why}
 }
 
 // fail ends a task with its failure document. The task is kept beside it as a dead letter,
 // so that a person can run it again; see storeResult.
-func (h *Engine) fail(ctx context.Context, j *job, f *tasks.TaskError) error {
+func (e *Engine) fail(ctx context.Context, j *job, f *tasks.TaskError) error {
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	if errors.Is(storage.CheckKey(objects.ResultKey(j.task.Tenant, j.task.ID)), storage.ErrInvalidKey) {
 		j.task.Tenant = objects.DefaultTenant // its own tenant is not valid in an object's name
 	}
-	err := h.readEarlierCounters(ctx, j)
+	err := e.readEarlierCounters(ctx, j)
 	if err == nil {
-		err = h.countStored(ctx, j)
+		err = e.countStored(ctx, j)
 	}
 	if err == nil {
-		f = h.explainDeadline(ctx, j, f)
+		f = e.explainDeadline(ctx, j, f)
 		r := j.result(tasks.Failed)
 		r.Error = &tasks.TaskError{Code: f.Code, Message: clean(f.Message)}
-		err = h.storeResult(ctx, j, r)
+		err = e.storeResult(ctx, j, r)
 	}
 	if err != nil {
 		j.counts.failure = f
-		h.release(ctx, j)
+		e.release(ctx, j)
 		return &requeueError{after: bucketPause(err), why: "store the failure: " + clean(err.Error())}
 	}
 	return nil
@@ -149,9 +149,9 @@ func (j *job) failureRecord() string {
 
 // readEarlierCounters reads the counters of earlier runs when this run ends the task before claiming it,
 // for example because the deadline passed.
-func (h *Engine) readEarlierCounters(ctx context.Context, j *job) (err error) {
+func (e *Engine) readEarlierCounters(ctx context.Context, j *job) (err error) {
 	if !j.held && j.startedAt.IsZero() {
-		j.counts, err = h.readCounters(ctx, j.task.ID)
+		j.counts, err = e.readCounters(ctx, j.task.ID)
 	}
 	return err
 }
@@ -162,23 +162,23 @@ const newerPause = 30 * time.Second
 // failUndecodable fails a task that cannot be decoded, since every retry would fail the same way. A
 // task of a newer version is retried later until its deadline: producers may be upgraded
 // before workers.
-func (h *Engine) failUndecodable(ctx context.Context, d queue.Delivery, t tasks.Task, err error) error {
+func (e *Engine) failUndecodable(ctx context.Context, d queue.Delivery, t tasks.Task, err error) error {
 	ctx = context.WithoutCancel(ctx)
-	j := &job{engine: h, raw: d.Payload, task: tasks.Task{ID: d.ID, Tenant: objects.DefaultTenant, Kind: tasks.Kind(d.Kind), CreatedAt: time.Now().UTC()}}
+	j := &job{engine: e, raw: d.Payload, task: tasks.Task{ID: d.ID, Tenant: objects.DefaultTenant, Kind: tasks.Kind(d.Kind), CreatedAt: time.Now().UTC()}}
 	failure := &tasks.TaskError{Code: tasks.CodePayloadInvalid, Message: clean(err.Error())}
 	if errors.Is(err, tasks.ErrNewerTask) && t.ID == d.ID {
 		if left := time.Until(t.Deadline); left > 0 {
-			if _, said := h.loggedNewer.LoadOrStore(err.Error(), true); !said {
-				h.cfg.Log.Info("tasks wait for a worker of a newer version", "task", d.ID, "kind", d.Kind, "error", clean(err.Error()))
+			if _, said := e.loggedNewer.LoadOrStore(err.Error(), true); !said {
+				e.cfg.Log.Info("tasks wait for a worker of a newer version", "task", d.ID, "kind", d.Kind, "error", clean(err.Error()))
 			}
 			return &requeueError{after: min(newerPause, left+time.Second), why: clean(err.Error())}
 		}
 		j.task, failure = t, overdueNewer(t, err)
 	}
-	if err := h.fail(ctx, j, failure); err != nil {
+	if err := e.fail(ctx, j, failure); err != nil {
 		return err
 	}
-	if err := h.cleanUp(ctx, j); err != nil {
+	if err := e.cleanUp(ctx, j); err != nil {
 		return &requeueError{after: 5 * time.Second, why: clean(err.Error())}
 	}
 	return nil
@@ -191,21 +191,21 @@ func overdueNewer(t tasks.Task, err error) *tasks.TaskError {
 	return &tasks.TaskError{Code: f.Code, Message: f.Message + "; last: " + clean(err.Error())}
 }
 
-func (h *Engine) logEnd(j *job, r tasks.Result) {
+func (e *Engine) logEnd(j *job, r tasks.Result) {
 	attrs := j.attrs(string(r.Status))
 	if r.Error != nil {
-		h.cfg.Log.Warn("task failed", append(attrs, "code", r.Error.Code, "message", r.Error.Message)...)
+		e.cfg.Log.Warn("task failed", append(attrs, "code", r.Error.Code, "message", r.Error.Message)...)
 		return
 	}
-	h.cfg.Log.Info("task done", attrs...)
+	e.cfg.Log.Info("task done", attrs...)
 }
 
-func (h *Engine) logRetry(j *job, v retryDecision) {
+func (e *Engine) logRetry(j *job, v retryDecision) {
 	level := slog.LevelInfo
 	if v.uncounted {
 		level = slog.LevelDebug
 	}
-	h.cfg.Log.Log(context.Background(), level, "task comes again", append(j.attrs("again"), "after", v.after, "why", v.why)...)
+	e.cfg.Log.Log(context.Background(), level, "task comes again", append(j.attrs("again"), "after", v.after, "why", v.why)...)
 }
 
 func (j *job) attrs(outcome string) []any {

@@ -117,21 +117,21 @@ func (j *job) leaveIsolation() {
 // permit acquires a permit from the gate, and the isolation that tasks with these crash
 // counts need. It gives the permit back before a wait for isolation: a held permit would
 // block a slot for all workers, and its call would start later than the gate counted it.
-func (h *Engine) permit(ctx context.Context, ask gate.Request, crashes ...int) (p *gate.Permit, leave []func(), err error) {
+func (e *Engine) permit(ctx context.Context, ask gate.Request, crashes ...int) (p *gate.Permit, leave []func(), err error) {
 	for {
-		if p, err = h.cfg.Gate.Acquire(ctx, ask); err != nil {
+		if p, err = e.cfg.Gate.Acquire(ctx, ask); err != nil {
 			return nil, nil, err
 		}
-		if leave = h.isolation.tryEnter(crashes...); leave != nil {
+		if leave = e.isolation.tryEnter(crashes...); leave != nil {
 			return p, leave, nil
 		}
 		p.GiveBack(ctx)
-		if leave, err = h.isolation.enter(ctx, crashes...); err != nil {
+		if leave, err = e.isolation.enter(ctx, crashes...); err != nil {
 			return nil, nil, err
 		}
 		inside := ask
 		inside.Patience = gate.Patience // short, since others wait for this isolation
-		if p, err = h.cfg.Gate.Acquire(ctx, inside); err == nil {
+		if p, err = e.cfg.Gate.Acquire(ctx, inside); err == nil {
 			return p, leave, nil
 		}
 		for _, l := range leave {

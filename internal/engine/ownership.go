@@ -16,8 +16,8 @@ import (
 func errOwned() error { return &requeueError{after: 5 * time.Second, why: "another worker is at it"} }
 
 // owner returns this process as the owner of tasks.
-func (h *Engine) owner() taskstate.Owner {
-	return taskstate.Owner{Redis: h.cfg.Redis, ID: h.process.ID()}
+func (e *Engine) owner() taskstate.Owner {
+	return taskstate.Owner{Redis: e.cfg.Redis, ID: e.process.ID()}
 }
 
 // record identifies the live record of the task.
@@ -27,8 +27,8 @@ func (j *job) record() taskstate.Task {
 
 // claim makes this process the owner of the task and reads its counters. When the owner in
 // the record is dead, claim counts a crash and claims the task from it.
-func (h *Engine) claim(ctx context.Context, j *job) error {
-	me := h.owner()
+func (e *Engine) claim(ctx context.Context, j *job) error {
+	me := e.owner()
 	for {
 		owner, read, err := me.Claim(ctx, j.record())
 		if err != nil {
@@ -40,7 +40,7 @@ func (h *Engine) claim(ctx context.Context, j *job) error {
 			j.counts = countersOf(read)
 			return nil
 		}
-		alive, err := h.process.Alive(ctx, owner)
+		alive, err := e.process.Alive(ctx, owner)
 		if err != nil {
 			return &redisError{err}
 		}
@@ -52,21 +52,21 @@ func (h *Engine) claim(ctx context.Context, j *job) error {
 			return &redisError{fmt.Errorf("count a crash: %w", err)}
 		}
 		if crashes > 0 {
-			h.cfg.Log.Warn("a worker died while it was at this task", "task", j.task.ID, "kind", j.task.Kind)
+			e.cfg.Log.Warn("a worker died while it was at this task", "task", j.task.ID, "kind", j.task.Kind)
 		}
 	}
 }
 
 // release ends the ownership of a task that returns to the queue, and writes its counters.
-func (h *Engine) release(ctx context.Context, j *job) {
+func (e *Engine) release(ctx context.Context, j *job) {
 	if !j.held {
 		return
 	}
 	j.held = false
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := h.owner().Release(ctx, j.task.ID, j.recordCounters()); err != nil {
-		h.cfg.Log.Warn("a run's outcome is not counted", "task", j.task.ID, "error", clean(err.Error()))
+	if err := e.owner().Release(ctx, j.task.ID, j.recordCounters()); err != nil {
+		e.cfg.Log.Warn("a run's outcome is not counted", "task", j.task.ID, "error", clean(err.Error()))
 	}
 }
 
@@ -77,7 +77,7 @@ const idleAfter = time.Second
 // markIdleLater marks the task as idle after idleAfter, unless done is called first. A suspect is
 // marked at once, while it is still isolated: afterwards another suspect may crash this
 // worker.
-func (h *Engine) markIdleLater(ctx context.Context, j *job) (done func() bool) {
+func (e *Engine) markIdleLater(ctx context.Context, j *job) (done func() bool) {
 	if !j.held {
 		return func() bool { return true }
 	}
@@ -86,8 +86,8 @@ func (h *Engine) markIdleLater(ctx context.Context, j *job) (done func() bool) {
 		j.idle.Store(true)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		if err := h.owner().MarkIdle(ctx, id, calls); err != nil {
-			h.cfg.Log.Debug("a waiting task is not marked", "task", id, "error", clean(err.Error()))
+		if err := e.owner().MarkIdle(ctx, id, calls); err != nil {
+			e.cfg.Log.Debug("a waiting task is not marked", "task", id, "error", clean(err.Error()))
 		}
 	}
 	unmark := func(stop func() bool) func() bool {
@@ -104,15 +104,15 @@ func (h *Engine) markIdleLater(ctx context.Context, j *job) (done func() bool) {
 }
 
 // registerClaims registers the claims of this process again, after Redis has lost them.
-func (h *Engine) registerClaims(ctx context.Context) {
-	pipe := h.cfg.Redis.Pipeline()
-	h.running.Range(func(id, value any) bool {
+func (e *Engine) registerClaims(ctx context.Context) {
+	pipe := e.cfg.Redis.Pipeline()
+	e.running.Range(func(id, value any) bool {
 		if j, ok := value.(*job); ok && j.mayCall.Load() {
-			h.owner().Register(ctx, pipe, j.record(), j.idle.Load())
+			e.owner().Register(ctx, pipe, j.record(), j.idle.Load())
 		}
 		return true
 	})
 	if _, err := pipe.Exec(ctx); err != nil {
-		h.cfg.Log.Warn("running tasks not marked again", "error", clean(err.Error()))
+		e.cfg.Log.Warn("running tasks not marked again", "error", clean(err.Error()))
 	}
 }

@@ -73,7 +73,7 @@ func gateText(gate, reason string) string { return "the gate of " + gate + ": " 
 
 // storeReasons stores why a task is retried. A task deferred only by the pace of its gate needs
 // no note: that is normal in a long queue.
-func (h *Engine) storeReasons(ctx context.Context, j *job, v retryDecision) {
+func (e *Engine) storeReasons(ctx context.Context, j *job, v retryDecision) {
 	waits, answer := j.reasons.get()
 	if waits == "" && answer == "" && !v.deferred {
 		waits = shorten(v.why, 100)
@@ -83,28 +83,28 @@ func (h *Engine) storeReasons(ctx context.Context, j *job, v retryDecision) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	long, err := taskstate.NoteReasons(ctx, h.cfg.Redis, j.record(), taskstate.Reasons{Waits: waits, Last: answer})
+	long, err := taskstate.NoteReasons(ctx, e.cfg.Redis, j.record(), taskstate.Reasons{Waits: waits, Last: answer})
 	switch {
 	case err != nil:
-		h.cfg.Log.Debug("why a task comes again is not noted", "task", j.task.ID, "error", clean(err.Error()))
+		e.cfg.Log.Debug("why a task comes again is not noted", "task", j.task.ID, "error", clean(err.Error()))
 	case long && (!v.deferred || answer != ""): // long waits at a gate are logged once for all tasks
-		h.cfg.Log.Info("task comes again since more than a minute", append(j.attrs("again"), "why", v.why)...)
+		e.cfg.Log.Info("task comes again since more than a minute", append(j.attrs("again"), "why", v.why)...)
 	}
 }
 
 // explainDeadline adds the last wait and the last API answer to a deadline failure.
-func (h *Engine) explainDeadline(ctx context.Context, j *job, f *tasks.TaskError) *tasks.TaskError {
+func (e *Engine) explainDeadline(ctx context.Context, j *job, f *tasks.TaskError) *tasks.TaskError {
 	if f.Code != tasks.CodeDeadlineExceeded {
 		return f
 	}
 	waits, answer := j.reasons.get()
 	if waits == "" || answer == "" {
 		// On an error the values in the record are left out, and the task still ends.
-		noted, _ := taskstate.ReasonsOf(ctx, h.cfg.Redis, j.task.ID)
+		noted, _ := taskstate.ReasonsOf(ctx, e.cfg.Redis, j.task.ID)
 		waits, answer = cmp.Or(waits, noted.Waits), cmp.Or(answer, noted.Last)
 	}
 	if waits == "" {
-		waits = h.gates.closed(ctx, h.cfg.Gate, j.task.Model)
+		waits = e.gates.closed(ctx, e.cfg.Gate, j.task.Model)
 	}
 	if waits == "" && answer == "" {
 		waits = "a free worker"
@@ -177,13 +177,13 @@ func (c *closures) closed(ctx context.Context, gates *gate.Gate, model string) s
 type longWaits struct{ told sync.Map }
 
 // watch logs a wait that lasts for longWait, unless done is called first.
-func (w *longWaits) watch(h *Engine, what string, j *job) (done func()) {
+func (w *longWaits) watch(e *Engine, what string, j *job) (done func()) {
 	timer := time.AfterFunc(longWait, func() {
 		if _, told := w.told.LoadOrStore(what, true); told {
 			return
 		}
 		why, _ := j.reasons.get()
-		h.cfg.Log.Info("tasks wait since more than a minute", "for", what, "why", why, "task", j.task.ID)
+		e.cfg.Log.Info("tasks wait since more than a minute", "for", what, "why", why, "task", j.task.ID)
 	})
 	return func() { timer.Stop() }
 }

@@ -13,7 +13,7 @@ const refusedPatience = 10 * time.Second
 
 // whileRefused repeats a write for the next call of these tasks while Redis refuses it. The
 // wait ends with the deadline, the cancellation or the stop of any of the tasks.
-func (h *Engine) whileRefused(ctx context.Context, members []*job, write func() error) error {
+func (e *Engine) whileRefused(ctx context.Context, members []*job, write func() error) error {
 	err := write()
 	if !queue.Refuses(err) {
 		return err

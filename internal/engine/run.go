@@ -71,52 +71,52 @@ func (j *job) key(name string) string { return objects.ArtefactKey(j.task.Tenant
 
 // ProcessTask runs a task from the queue to its result. It returns nil to acknowledge the
 // task, else an error with the delay before its next run.
-func (h *Engine) ProcessTask(ctx context.Context, d queue.Delivery) error {
+func (e *Engine) ProcessTask(ctx context.Context, d queue.Delivery) error {
 	failpoint.Hit("taken")
 	task, err := tasks.Decode(d.Payload)
 	if err == nil && (task.ID != d.ID || tasks.Queue(task.Kind, task.Lane) != d.Queue) {
 		err = fmt.Errorf("decode the task: it is queued as %s in %s, and is not that", d.ID, d.Queue)
 	}
 	if err != nil {
-		return h.failUndecodable(ctx, d, task, err)
+		return e.failUndecodable(ctx, d, task, err)
 	}
 	if task.Ended {
 		return nil // a tombstone
 	}
-	h.runs.Add(1)
-	defer h.runs.Done()
+	e.runs.Add(1)
+	defer e.runs.Done()
 	draining, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(h.stopping, stop)()
-	j := &job{engine: h, task: task, stops: stops{draining: draining}}
+	defer context.AfterFunc(e.stopping, stop)()
+	j := &job{engine: e, task: task, stops: stops{draining: draining}}
 	j.cancelled, j.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer j.cancel()
-	if !h.register(j) {
+	if !e.register(j) {
 		// The queue delivered the task again while its first run still waits for a paid
 		// call. The first run decides; there is no second call.
 		return &requeueError{after: 5 * time.Second, why: "already running here"}
 	}
-	defer h.unregister(j)
+	defer e.unregister(j)
 	// The run may pay and must then store the answer, so only our own time limits end it;
 	// a lost lease or a stopping worker does not.
 	ctx = context.WithoutCancel(ctx)
-	return h.finish(ctx, j, h.runSafely(ctx, j))
+	return e.finish(ctx, j, e.runSafely(ctx, j))
 }
 
 // runSafely runs the task and turns a panic into its failure: a retry would panic again.
-func (h *Engine) runSafely(ctx context.Context, j *job) (err error) {
-	defer h.recoverPanic(&err)
-	err = h.run(ctx, j)
+func (e *Engine) runSafely(ctx context.Context, j *job) (err error) {
+	defer e.recoverPanic(&err)
+	err = e.run(ctx, j)
 	if errors.Is(err, errNotNew) {
-		err = h.run(ctx, j)
+		err = e.run(ctx, j)
 	}
 	return err
 }
 
 // recoverPanic turns a panic into an error.
-func (h *Engine) recoverPanic(err *error) {
+func (e *Engine) recoverPanic(err *error) {
 	if r := recover(); r != nil {
-		h.cfg.Log.Error("a handler panicked", "panic", clean(fmt.Sprint(r)), "stack", string(debug.Stack()))
+		e.cfg.Log.Error("a handler panicked", "panic", clean(fmt.Sprint(r)), "stack", string(debug.Stack()))
 		*err = &tasks.TaskError{Code: tasks.CodeInternalError, Message: "the worker failed on this task; its log says where"}
 	}
 }
@@ -124,68 +124,68 @@ func (h *Engine) recoverPanic(err *error) {
 // run is the life of a task in this process, in the order in which it happens. It returns
 // nil when the task has its result, and errNotNew when the task must run again from the top
 // because an earlier run is known by now.
-func (h *Engine) run(ctx context.Context, j *job) error {
+func (e *Engine) run(ctx context.Context, j *job) error {
 	j.spec, _ = tasks.SpecOf(j.task.Kind)
 
 	// Wait for the bucket, and after a failover of Redis for the owners that live.
-	if err := h.awaitBucket(ctx, j); err != nil {
+	if err := e.awaitBucket(ctx, j); err != nil {
 		return err
 	}
-	if err := h.awaitStabilisation(ctx, j); err != nil {
+	if err := e.awaitStabilisation(ctx, j); err != nil {
 		return err
 	}
 
 	// Is the result there already? The record of a fresh task would tell of earlier runs.
-	j.fresh = h.recorded(j.task)
+	j.fresh = e.recorded(j.task)
 	if !j.fresh {
-		if err := h.findResult(ctx, j); err != nil || j.resultExists {
+		if err := e.findResult(ctx, j); err != nil || j.resultExists {
 			return err
 		}
 	}
 
 	// Claim, and look again if the record tells of a run that may have stored the result.
 	defer j.leaveIsolation()
-	if err := h.claimIsolated(ctx, j); err != nil {
+	if err := e.claimIsolated(ctx, j); err != nil {
 		return err
 	}
 	if j.counts.calls > 0 || j.counts.ended {
 		j.fresh = false
-		if err := h.findResult(ctx, j); err != nil || j.resultExists {
+		if err := e.findResult(ctx, j); err != nil || j.resultExists {
 			return err
 		}
 	}
 
 	// May it run? A task that is cancelled, expired, poisoned or has failed may not.
-	if err := h.terminal(j); err != nil {
+	if err := e.terminal(j); err != nil {
 		return err
 	}
-	payload, err := j.task.Input(ctx, h.cfg.Store)
+	payload, err := j.task.Input(ctx, e.cfg.Store)
 	if err != nil {
 		return err
 	}
 
 	// Take up the checkpoint of an earlier run, or do the work.
-	out, err := h.resume(ctx, j)
+	out, err := e.resume(ctx, j)
 	if err == nil && out == nil {
-		call := &Call{AI: h.cfg.AI, Model: j.task.Model, Tenant: j.task.Tenant, j: j}
-		out, err = h.handlers[j.task.Kind].Run(ctx, call, payload)
+		call := &Call{AI: e.cfg.AI, Model: j.task.Model, Tenant: j.task.Tenant, j: j}
+		out, err = e.handlers[j.task.Kind].Run(ctx, call, payload)
 	}
 	if err != nil {
 		return err
 	}
 
 	// Commit: artefacts first, the result last.
-	return h.commit(ctx, j, out)
+	return e.commit(ctx, j, out)
 }
 
 // awaitStabilisation waits until other living owners have registered, see package liveness.
-func (h *Engine) awaitStabilisation(ctx context.Context, j *job) error {
+func (e *Engine) awaitStabilisation(ctx context.Context, j *job) error {
 	ctx, stop := j.waitContext(ctx)
 	defer stop()
-	if err := h.process.CheckFailover(ctx); err != nil {
+	if err := e.process.CheckFailover(ctx); err != nil {
 		return &redisError{err}
 	}
-	if left := h.process.StabilisationLeft(j.task.Redis, j.task.CreatedAt); left > 0 {
+	if left := e.process.StabilisationLeft(j.task.Redis, j.task.CreatedAt); left > 0 {
 		return wait(ctx, left)
 	}
 	return nil
@@ -198,14 +198,14 @@ const recordedFor = 10 * time.Minute
 // recorded reports whether the live record shows every earlier run of a task, so that the
 // bucket need not be asked for a result. Redis has lost nothing since it accepted the
 // task, and no record of the task can have expired.
-func (h *Engine) recorded(t tasks.Task) bool {
+func (e *Engine) recorded(t tasks.Task) bool {
 	age := time.Since(t.CreatedAt)
-	return h.process.Current(t.Redis) && t.RecoveredAt.IsZero() && age > -time.Minute && age < recordedFor
+	return e.process.Current(t.Redis) && t.RecoveredAt.IsZero() && age > -time.Minute && age < recordedFor
 }
 
 // findResult sets resultExists when the task has a stored result.
-func (h *Engine) findResult(ctx context.Context, j *job) error {
-	_, err := h.cfg.Store.Head(ctx, objects.ResultKey(j.task.Tenant, j.task.ID))
+func (e *Engine) findResult(ctx context.Context, j *job) error {
+	_, err := e.cfg.Store.Head(ctx, objects.ResultKey(j.task.Tenant, j.task.ID))
 	switch {
 	case err == nil:
 		j.resultExists = true
@@ -217,35 +217,35 @@ func (h *Engine) findResult(ctx context.Context, j *job) error {
 
 // claimIsolated makes this process the task's owner, in the isolation that the task needs. A
 // new task whose first step is its only call is claimed with that call, see countNew.
-func (h *Engine) claimIsolated(ctx context.Context, j *job) error {
+func (e *Engine) claimIsolated(ctx context.Context, j *job) error {
 	waiting, stop := j.waitContext(ctx)
 	defer stop()
 	if err := j.isolate(waiting, 0); err != nil {
 		return err
 	}
-	single := h.handlers[j.task.Kind].SingleCall
+	single := e.handlers[j.task.Kind].SingleCall
 	if j.fresh && !j.notNew && single != nil && single(j.task) {
 		return nil
 	}
-	err := h.claimToCall(ctx, j)
-	if err != nil || j.crashes() == 0 || h.terminal(j) != nil {
+	err := e.claimToCall(ctx, j)
+	if err != nil || j.crashes() == 0 || e.terminal(j) != nil {
 		return err
 	}
 	// A suspect does no work while it waits for isolation, so a crash now does not count
 	// against it.
 	j.mayCall.Store(false)
-	h.release(ctx, j)
+	e.release(ctx, j)
 	j.leaveIsolation()
 	if err := j.isolate(waiting, j.crashes()); err != nil {
 		return err
 	}
-	return h.claimToCall(ctx, j)
+	return e.claimToCall(ctx, j)
 }
 
 // claimToCall claims the task and sets mayCall: the run may send calls.
-func (h *Engine) claimToCall(ctx context.Context, j *job) error {
+func (e *Engine) claimToCall(ctx context.Context, j *job) error {
 	j.mayCall.Store(true)
-	err := h.claim(ctx, j)
+	err := e.claim(ctx, j)
 	if err != nil {
 		j.mayCall.Store(false)
 	}
@@ -254,7 +254,7 @@ func (h *Engine) claimToCall(ctx context.Context, j *job) error {
 
 // terminal returns why a task must end without running: failed, cancelled, poisoned or
 // expired; nil when it may run.
-func (h *Engine) terminal(j *job) error {
+func (e *Engine) terminal(j *job) error {
 	switch {
 	case j.counts.failure != nil:
 		return j.counts.failure

@@ -31,13 +31,13 @@ func NewWorker(cfg Config) (*Worker, error) {
 // have finished and are stored, and returns nil. On a bucket without create-only writes it
 // does not start, and its error wraps errors.ErrUnsupported.
 func (w *Worker) Run(ctx context.Context) error {
-	h := newEngine(w.cfg, ctx)
-	if err := h.checkBucket(ctx); err != nil {
+	e := newEngine(w.cfg, ctx)
+	if err := e.checkBucket(ctx); err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
 	w.breaker.StopWith(ctx)
-	defer h.logStop(ctx)()
-	gone, err := h.startHeartbeats(ctx)
+	defer e.logStop(ctx)()
+	gone, err := e.startHeartbeats(ctx)
 	if err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
@@ -45,12 +45,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	server := queue.NewServer(queue.ServerConfig{
 		Redis: w.cfg.Redis, Breaker: w.breaker, Slots: w.slots(), Poll: w.cfg.Poll, ShutdownTimeout: w.longest(), Log: w.cfg.Log,
 	})
-	if err := server.Start(h.ProcessTask); err != nil {
+	if err := server.Start(e.ProcessTask); err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
-	defer h.ends.close() // after the last task, unless shutDown leaves one behind
-	defer h.shutDown(server)
-	return serve(ctx, server, w.cfg.Gate, h.housekeeping())
+	defer e.ends.close() // after the last task, unless shutDown leaves one behind
+	defer e.shutDown(server)
+	return serve(ctx, server, w.cfg.Gate, e.housekeeping())
 }
 
 // slots returns the slots of each kind and lane. Each has its own, so that other kinds and
@@ -92,15 +92,15 @@ func serve(ctx context.Context, services ...Service) error {
 
 // startHeartbeats sends this process' heartbeats until gone is called, after its last task has
 // ended.
-func (h *Engine) startHeartbeats(ctx context.Context) (gone func(), err error) {
-	if err := h.process.Start(ctx); err != nil {
+func (e *Engine) startHeartbeats(ctx context.Context) (gone func(), err error) {
+	if err := e.process.Start(ctx); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = h.process.Run(ctx)
+		_ = e.process.Run(ctx)
 	}()
 	return func() { cancel(); <-done }, nil
 }

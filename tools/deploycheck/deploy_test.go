@@ -25,7 +25,7 @@ func compose(t *testing.T, env ...string) *types.Project {
 // The settings have the precedence of internal/app: an account first, else the emulator.
 func TestComposeUsesTheEmulatorUnlessAnAccountIsSet(t *testing.T) {
 	project := compose(t, "SCHEDULERS=1")
-	for _, name := range []string{"setup", "worker", "scheduler"} {
+	for _, name := range []string{"setup", "worker", "serve", "scheduler"} {
 		env := project.Services[name].Environment
 		require.Empty(t, *env["CLOUDFLARE_ACCOUNT_ID"], name)
 		require.Empty(t, *env["CLOUDFLARE_BASE_URL"], name)
@@ -41,13 +41,19 @@ func TestComposeUsesTheEmulatorUnlessAnAccountIsSet(t *testing.T) {
 }
 
 func TestComposeLeavesOutWhatAnAccountDoesNotNeed(t *testing.T) {
-	require.ElementsMatch(t, []string{"redis", "s3", "setup", "worker", "scheduler", "emulator"}, compose(t).ServiceNames())
-	require.ElementsMatch(t, []string{"redis", "s3", "setup", "worker", "scheduler"}, compose(t, "CLOUDFLARE_ACCOUNT_ID=acc").ServiceNames())
+	require.ElementsMatch(t, []string{"redis", "s3", "setup", "worker", "serve", "scheduler", "emulator"}, compose(t).ServiceNames())
+	require.ElementsMatch(t, []string{"redis", "s3", "setup", "worker", "serve", "scheduler"}, compose(t, "CLOUDFLARE_ACCOUNT_ID=acc").ServiceNames())
 }
 
 func TestTheExampleSchedulesCostNothingUntilAsked(t *testing.T) {
 	require.Zero(t, *compose(t).Services["scheduler"].Deploy.Replicas)
 	require.Equal(t, 1, *compose(t, "SCHEDULERS=1").Services["scheduler"].Deploy.Replicas)
+}
+
+// It refuses to listen beyond loopback without a key, and nobody has one at first.
+func TestTheServerStartsWhenItIsAskedFor(t *testing.T) {
+	require.Zero(t, *compose(t).Services["serve"].Deploy.Replicas)
+	require.Equal(t, 1, *compose(t, "SERVERS=1").Services["serve"].Deploy.Replicas)
 }
 
 // Parallel builds of one tag would conflict, and unchanged containers would be recreated.
