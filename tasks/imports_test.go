@@ -38,7 +38,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"tasks":                   {"storage", "internal/taskstate", "internal/objects", "internal/catalogue", "internal/replid", "internal/queue", "internal/script", "internal/spelling"},
 		"internal/observe":        {"tasks", "storage", "internal/catalogue", "internal/replid"},
 		"internal/index":          {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/observe"},
-		"internal/usage":          {"tasks", "storage", "internal/batch", "internal/history", "internal/gate", "internal/catalogue", "internal/replid"},
+		"internal/usage":          {"tasks", "storage", "internal/history", "internal/gate", "internal/catalogue", "internal/replid"},
 		"internal/history":        {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/gate"},
 		"internal/webhook":        {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/fetch"},
 		"internal/events":         {"tasks", "storage", "internal/catalogue", "internal/replid"},

@@ -72,7 +72,7 @@ func (c *usageCmd) rebuild(g *globals, stack *app.Stack, report usage.Report) er
 	defer bar.stop()
 	for _, date := range usage.LastDays(last, c.Days) {
 		seen := 0
-		n, err := stack.Usage().Rebuild(g.ctx, stack.Store, date, func(n usage.Rebuilt) {
+		n, err := stack.RebuildUsage(g.ctx, date, func(n usage.Rebuilt) {
 			bar.add(n.Results - seen)
 			seen = n.Results
 		})

@@ -1,19 +1,18 @@
 package usage
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -27,6 +26,19 @@ type Rebuilt struct {
 	Damaged       int // results that could not be read
 }
 
+// BatchCost is the cost of tasks of a batch whose results may be deleted.
+type BatchCost struct {
+	Day    string // in UTC
+	Model  string // empty for several
+	Origin tasks.Origin
+	Sum    Sum
+}
+
+// BatchCosts yields what the bucket has of the costs of a tenant's batches, from objects that
+// were written at a time or later. holds says of a result's origin whether an object has the
+// cost of that task too.
+type BatchCosts func(ctx context.Context, tenant string, since time.Time, yield func(costs []BatchCost, holds func(tasks.Origin) bool)) error
+
 const (
 	readOnce = 16        // results read in parallel
 	readPage = 500       // results held in memory
@@ -34,16 +46,16 @@ const (
 )
 
 // Rebuild counts what the bucket has of the tasks that ended on a day, and corrects the day's
-// sums by the difference: results, and the costs in the shards of batches, whose results are
-// deleted. It reads each result that was written since the day began. Tasks that end
+// sums by the difference: results, and the costs of batches, whose results are deleted. It
+// reads each result that was written since the day began. Tasks that end
 // meanwhile stay counted. What was deleted from the bucket is not counted any more. progress
 // may be nil.
-func (l *Ledger) Rebuild(ctx context.Context, store storage.Store, date string, progress func(Rebuilt)) (Rebuilt, error) {
+func (l *Ledger) Rebuild(ctx context.Context, store storage.Store, batches BatchCosts, date string, progress func(Rebuilt)) (Rebuilt, error) {
 	begin, err := time.ParseInLocation(time.DateOnly, date, time.UTC)
 	if err != nil {
 		return Rebuilt{}, fmt.Errorf("rebuild the usage: %q is not a day such as 2026-11-27", date)
 	}
-	r := &rebuild{ledger: l, store: store, date: date, since: begin.Add(-skew), until: time.Now(), progress: progress, tenants: map[string]*Day{}}
+	r := &rebuild{ledger: l, store: store, batches: batches, date: date, since: begin.Add(-skew), until: time.Now(), progress: progress, tenants: map[string]*Day{}}
 	if r.before, err = l.hashes(ctx, date); err != nil {
 		return r.Rebuilt, err
 	}
@@ -63,6 +75,7 @@ type rebuild struct {
 	Rebuilt
 	ledger   *Ledger
 	store    storage.Store
+	batches  BatchCosts
 	date     string
 	since    time.Time // no earlier object is of the day
 	until    time.Time // a task that ended later is counted by its worker
@@ -71,31 +84,21 @@ type rebuild struct {
 	tenants  map[string]*Day
 }
 
-// tenant counts the tasks of a tenant. It lists the results before the shards: a result that
-// is deleted in between is in a shard by then.
+// tenant counts the tasks of a tenant. It lists the results before the batches: the cost of a
+// result that is deleted in between is in its batch by then.
 func (r *rebuild) tenant(ctx context.Context, tenant string) error {
 	day := &Day{Date: r.date}
 	chunks, err := r.results(ctx, tenant, day)
 	if err != nil {
 		return err
 	}
-	err = batch.New(batch.Config{Store: r.store, Tenant: tenant, Log: slog.New(slog.DiscardHandler)}).Costs(ctx, r.since, func(s batch.ShardCosts) error {
-		if len(s.Costs) == 0 {
-			return nil // of an earlier version
-		}
-		chunks = slices.DeleteFunc(chunks, func(c tasks.Result) bool { return s.Holds(c.Origin) })
-		for _, c := range s.Costs {
-			if c.Day != r.date {
-				continue
+	err = r.batches(ctx, tenant, r.since, func(costs []BatchCost, holds func(tasks.Origin) bool) {
+		chunks = slices.DeleteFunc(chunks, func(c tasks.Result) bool { return holds(c.Origin) })
+		for _, c := range costs {
+			if c.Day == r.date {
+				day.add(tenant, valuesOf(cmp.Or(c.Model, Other), c.Origin), c.Sum)
 			}
-			model := c.Model
-			if model == "" {
-				model = Other
-			}
-			day.add(tenant, valuesOf(model, tasks.Origin{Key: s.Key, Batch: s.Batch}),
-				Sum{MicroNeurons: c.MicroNeurons, Tasks: c.Tasks, Calls: c.Calls, Unsettled: c.Unsettled})
 		}
-		return nil
 	})
 	if err != nil {
 		return err
@@ -118,8 +121,8 @@ func (r *rebuild) count(day *Day, tenant string, t tasks.Result) {
 	})
 }
 
-// results counts the results of a tenant. It returns those of batches, which may be in a
-// shard too: their number is bounded by the windows of the batches that run.
+// results counts the results of a tenant. It returns those of batches, whose cost may be in
+// the batch too: their number is bounded by the windows of the batches that run.
 func (r *rebuild) results(ctx context.Context, tenant string, day *Day) (chunks []tasks.Result, err error) {
 	var page []string
 	flush := func() error {

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/neuronmill/neuronmill/internal/usage"
@@ -196,14 +197,14 @@ func TestTheLedgerEqualsWhatWasBilledAndTheBucketAgrees(t *testing.T) {
 		require.Positive(t, day.By[usage.ByKey]["5e0a1c2b3d4f6a70"].MicroNeurons)
 		require.Equal(t, day.Total, day.By[usage.ByTenant]["shop"].Add(day.By[usage.ByTenant]["other"]))
 
-		rebuilt, err := s.ledger.Rebuild(t.Context(), s.store, day.Date, nil)
+		rebuilt, err := s.ledger.Rebuild(t.Context(), s.store, app.BatchCosts(s.store), day.Date, nil)
 		require.NoError(t, err)
 		require.Equal(t, day.Total, rebuilt.Before)
 		require.Equal(t, day.Total, rebuilt.After)
 		require.Equal(t, day, s.account())
 
 		require.NoError(t, s.redis.FlushAll(t.Context()).Err())
-		rebuilt, err = s.ledger.Rebuild(t.Context(), s.store, day.Date, nil)
+		rebuilt, err = s.ledger.Rebuild(t.Context(), s.store, app.BatchCosts(s.store), day.Date, nil)
 		require.NoError(t, err)
 		require.Zero(t, rebuilt.Before)
 		require.Equal(t, day, s.account())
@@ -242,7 +243,7 @@ func TestARebuildKeepsWhatEndsMeanwhileAndBoundsTheValues(t *testing.T) {
 		}
 		before := s.account()
 		require.Equal(t, 6, before.Total.Tasks)
-		rebuilt, err := s.ledger.Rebuild(t.Context(), s.store, before.Date, func(usage.Rebuilt) {
+		rebuilt, err := s.ledger.Rebuild(t.Context(), s.store, app.BatchCosts(s.store), before.Date, func(usage.Rebuilt) {
 			r := result("t_meanwhile", 100, tasks.Origin{Key: "key-1"})
 			r.FinishedAt = time.Now().Add(time.Millisecond)
 			add(t, s.ledger, "shop", r)
