@@ -13,7 +13,7 @@ import (
 )
 
 type listInput struct {
-	State    string   `query:"state" enum:"pending,scheduled,active,retry,archived,completed,failed,ended" doc:"ended means completed or failed."`
+	State    string   `query:"state" enum:"pending,scheduled,active,retry,archived,completed,failed,ended" doc:"Without it, tasks that have not ended. ended means completed or failed."`
 	Kind     string   `query:"kind" enum:"transcription,image,translation,embedding,text"`
 	Lane     string   `query:"lane" enum:"interactive,bulk"`
 	Model    string   `query:"model" maxLength:"200"`

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -270,4 +271,68 @@ func TestACallThatCannotBeCountedIsNotSent(t *testing.T) {
 		full.on(false)
 		require.Equal(t, tasks.Completed, r.wait(id).Status)
 	})
+}
+
+// Redis takes so long to count a call that no task needs it any more.
+func TestACallThatIsCountedAfterTheDeadlineIsNotSent(t *testing.T) {
+	t.Parallel()
+	alone(t, func(t *testing.T, r *rig) {
+		r.work()
+		r.redis.AddHook(&slowReply{to: `"calls", `, by: 15 * time.Second})
+		r.endsUncalled(r.enqueue(tasks.Text{Prompt: "hi"}, tasks.WithTimeToLive(10*time.Second)))
+		require.Zero(t, r.sent())
+	})
+	alone(t, func(t *testing.T, r *rig) { // two tasks wait together for the next slot of the gate
+		r.paced(6)
+		r.work()
+		r.wait(r.enqueue(tasks.Embedding{Texts: []string{"first"}}))
+		require.NoError(t, r.redis.ScriptFlush(t.Context()).Err()) // so that the text is sent again
+		r.redis.AddHook(&slowReply{to: `"calls", `, by: 15 * time.Second})
+		one := r.enqueue(tasks.Embedding{Texts: []string{"one"}}, tasks.WithTimeToLive(20*time.Second))
+		two := r.enqueue(tasks.Embedding{Texts: []string{"two"}}, tasks.WithTimeToLive(20*time.Second))
+		r.endsUncalled(one)
+		r.endsUncalled(two)
+		require.Equal(t, 1, r.sent())
+	})
+}
+
+// endsUncalled requires that a task ends by its deadline without a call.
+func (r *rig) endsUncalled(id string) {
+	r.t.Helper()
+	result := r.wait(id)
+	require.NotNil(r.t, result.Error)
+	require.Equal(r.t, tasks.CodeDeadlineExceeded, result.Error.Code)
+	require.Zero(r.t, result.Usage.Calls)
+}
+
+// slowReply delays the reply to the first script with a text.
+type slowReply struct {
+	to   string
+	by   time.Duration
+	done atomic.Bool
+}
+
+func (s *slowReply) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (s *slowReply) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		defer s.delay(cmd)
+		return next(ctx, cmd)
+	}
+}
+
+func (s *slowReply) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		defer s.delay(cmds...)
+		return next(ctx, cmds)
+	}
+}
+
+func (s *slowReply) delay(cmds ...redis.Cmder) {
+	for _, cmd := range cmds {
+		if slices.ContainsFunc(cmd.Args(), func(a any) bool { return strings.Contains(fmt.Sprint(a), s.to) }) && s.done.CompareAndSwap(false, true) {
+			time.Sleep(s.by)
+			return
+		}
+	}
 }

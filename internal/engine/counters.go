@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/liveness"
 	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -85,6 +87,11 @@ func (e *Engine) countNew(ctx context.Context, j *job) error {
 		j.held = true
 		e.uncount(ctx, []*job{j})
 		return &requeueError{after: liveness.Stabilisation, why: "Redis lost its memory"}
+	case ctx.Err() != nil:
+		j.mayCall.Store(false)
+		j.held = true
+		e.uncount(ctx, []*job{j})
+		return context.Cause(ctx)
 	}
 	j.held = true
 	j.countStarted()
@@ -124,10 +131,15 @@ func (e *Engine) count(ctx context.Context, members []*job) error {
 			return failure
 		}
 	}
+	ctx, done := e.whileWanted(ctx, members)
+	defer done()
 	if len(members) == 1 && !members[0].held && members[0].startedAt.IsZero() {
 		return e.countNew(ctx, members[0])
 	}
 	err := e.whileRefused(ctx, members, func() error { return e.countAll(ctx, members) })
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		e.uncount(ctx, members)
 		return err
@@ -136,6 +148,35 @@ func (e *Engine) count(ctx context.Context, members []*job) error {
 		j.countStarted()
 	}
 	return nil
+}
+
+// whileWanted returns a context for the count of a call. It ends when no task of the call
+// needs it any more: each has passed its deadline, was cancelled, or its worker stops. A
+// sick Redis may take longer than that, and the call would be paid for in vain.
+func (e *Engine) whileWanted(ctx context.Context, members []*job) (context.Context, func()) {
+	if len(members) == 1 {
+		return members[0].waitContext(ctx)
+	}
+	model := members[0].task.Model
+	ctx, end := context.WithCancelCause(ctx)
+	var left atomic.Int64
+	left.Store(int64(len(members)))
+	ends := make([]func(), len(members))
+	for i, j := range members {
+		turn, done := j.waitContext(ctx)
+		stop := context.AfterFunc(turn, func() {
+			if left.Add(-1) == 0 {
+				end(&gate.RetryLaterError{Model: model, Until: time.Now(), Reason: "no task of the call needs it any more"})
+			}
+		})
+		ends[i] = func() { stop(); done() }
+	}
+	return ctx, func() {
+		for _, done := range ends {
+			done()
+		}
+		end(nil)
+	}
 }
 
 // countAll writes the next call into the records of tasks that this process owns.

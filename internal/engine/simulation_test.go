@@ -28,7 +28,7 @@ import (
 )
 
 var (
-	seeds   = flag.Int("sim.seeds", 8, "how many simulations to run")
+	seeds   = flag.Int("sim.seeds", defaultSeeds, "how many simulations to run")
 	first   = flag.Uint64("sim.first", 1, "the seed of the first one")
 	oneSeed = flag.Uint64("sim.seed", 0, "run this one alone and tell what happens in it")
 )
