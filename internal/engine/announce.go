@@ -43,7 +43,7 @@ func (e *Engine) announce(ctx context.Context, j *job, r tasks.Result, document 
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	finished := ended()
 	if err := settled(); err != nil {
-		e.cfg.Log.Warn("the cost of a task is not in the ledger: neuronmill usage --rebuild adds it", "task", j.task.ID, "error", clean(err.Error()))
+		e.cfg.Log.Warn("costs wait for Redis: they join the ledger with the next task, or by neuronmill usage --rebuild", "task", j.task.ID, "error", clean(err.Error()))
 	}
 	if err := told(); err != nil {
 		return &redisError{fmt.Errorf("tell of the end: %w", err)}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/neuronmill/neuronmill/tasks"
@@ -137,6 +138,9 @@ type Ledger struct {
 	// Most bounds the values of a dimension that have sums of their own, for each tenant and
 	// day; 0 means MostValues. All processes must have the same.
 	Most int
+
+	mu     sync.Mutex
+	missed []entry // that Redis did not take
 }
 
 func (l *Ledger) most() int { return cmp.Or(l.Most, MostValues) }
@@ -153,23 +157,68 @@ var (
 
 // Add adds the cost of an ended task to the sums of the day of its end, with a pipeline whose
 // caller runs it. A task that was counted lately is not counted again. done must be called
-// after the pipeline has run: it repeats what a Redis that does not know the script refused.
+// after the pipeline has run. What Redis does not take is added again with the next tasks of
+// this process.
 func (l *Ledger) Add(ctx context.Context, pipe redis.Pipeliner, tenant string, r tasks.Result) (done func() error) {
+	entries := append(l.takeMissed(), l.entryOf(tenant, r))
+	replies := make([]*redis.Cmd, len(entries))
+	for i, e := range entries {
+		replies[i] = addScript.EvalSha(ctx, pipe, e.keys, e.args...)
+	}
+	return func() error {
+		var failed error
+		for i, e := range entries {
+			if redis.HasErrorPrefix(replies[i].Err(), "NOSCRIPT") {
+				replies[i] = addScript.Eval(ctx, l.Redis, e.keys, e.args...)
+			}
+			if err := replies[i].Err(); err != nil {
+				failed = err
+				l.miss(e)
+			}
+		}
+		return failed
+	}
+}
+
+// entry is a task as add.lua takes it.
+type entry struct {
+	keys []string
+	args []any
+}
+
+func (l *Ledger) entryOf(tenant string, r tasks.Result) entry {
 	day := DayOf(r.FinishedAt)
-	keys := []string{countedKey(day), accountKey(day), tenantKey(day, tenant), tenantKey(day, Other)}
-	args := []any{
+	e := entry{keys: []string{countedKey(day), accountKey(day), tenantKey(day, tenant), tenantKey(day, Other)}, args: []any{
 		r.ID, r.FinishedAt.UnixMilli(), int(KeptFor.Seconds()), mostCounted, l.most(), tenant, Other,
 		r.Usage.MicroNeurons(), r.Usage.Calls, r.Usage.Unsettled,
-	}
+	}}
 	for by, value := range valuesOf(r.Model, r.Origin) {
-		args = append(args, string(by), value)
+		e.args = append(e.args, string(by), value)
 	}
-	reply := addScript.EvalSha(ctx, pipe, keys, args...)
-	return func() error {
-		if redis.HasErrorPrefix(reply.Err(), "NOSCRIPT") {
-			reply = addScript.Eval(ctx, l.Redis, keys, args...)
-		}
-		return reply.Err()
+	return e
+}
+
+// The bounds of the entries that Redis did not take.
+const (
+	mostMissed = 1000 // in memory; later ones are lost until a rebuild
+	missedOnce = 20   // of them with one task
+)
+
+// takeMissed returns some entries that Redis did not take.
+func (l *Ledger) takeMissed() []entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := min(len(l.missed), missedOnce)
+	some := slices.Clone(l.missed[:n])
+	l.missed = slices.Delete(l.missed, 0, n)
+	return some
+}
+
+func (l *Ledger) miss(e entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.missed) < mostMissed {
+		l.missed = append(l.missed, e)
 	}
 }
 

@@ -84,6 +84,24 @@ func TestALostReplyDoesNotCountATaskTwice(t *testing.T) {
 	})
 }
 
+func TestWhatRedisDidNotTakeIsCountedWithTheNextTask(t *testing.T) {
+	server := redistest.New(t)
+	l := &usage.Ledger{Redis: server.Client(nil)}
+	server.Refuse("LOADING Redis is loading the dataset in memory")
+	for i := range 25 {
+		pipe := l.Redis.Pipeline()
+		done := l.Add(t.Context(), pipe, "shop", result(fmt.Sprintf("t_%d", i), 1, tasks.Origin{}))
+		_, _ = pipe.Exec(t.Context())
+		require.ErrorContains(t, done(), "LOADING")
+	}
+	server.Refuse("")
+	add(t, l, "shop", result("t_a", 1, tasks.Origin{}))
+	add(t, l, "shop", result("t_b", 1, tasks.Origin{}))
+	day, err := l.Account(t.Context(), date)
+	require.NoError(t, err)
+	require.Equal(t, 27, day.Total.Tasks)
+}
+
 func TestTheSumsOfADayAreBounded(t *testing.T) {
 	rdb := redistest.Memory(t)
 	const most, n = 10, 15
