@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"iter"
@@ -23,6 +25,7 @@ type object struct {
 	body        []byte
 	contentType string
 	modified    time.Time
+	etag        string
 }
 
 // NewMemory creates an empty store.
@@ -56,7 +59,8 @@ func (m *Memory) put(ctx context.Context, key string, body io.Reader, contentTyp
 	if _, taken := m.objects[key]; taken && once {
 		return fmt.Errorf("create %s: %w", key, ErrExists)
 	}
-	m.objects[key] = object{all, contentType, time.Now()}
+	sum := sha256.Sum256(all)
+	m.objects[key] = object{all, contentType, time.Now(), hex.EncodeToString(sum[:8])}
 	return nil
 }
 
@@ -75,7 +79,7 @@ func (m *Memory) Head(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	return Info{Key: key, Size: int64(len(o.body)), ContentType: o.contentType, Modified: o.modified}, nil
+	return Info{Key: key, Size: int64(len(o.body)), ContentType: o.contentType, Modified: o.modified, ETag: o.etag}, nil
 }
 
 func (m *Memory) find(ctx context.Context, key string) (object, error) {
@@ -113,7 +117,7 @@ func (m *Memory) List(ctx context.Context, prefix, after string) iter.Seq2[Info,
 		var found []Info
 		for k, o := range m.objects {
 			if strings.HasPrefix(k, prefix) && k > after {
-				found = append(found, Info{Key: k, Size: int64(len(o.body)), Modified: o.modified})
+				found = append(found, Info{Key: k, Size: int64(len(o.body)), Modified: o.modified, ETag: o.etag})
 			}
 		}
 		m.mu.RUnlock()

@@ -34,6 +34,9 @@ type Info struct {
 	Size        int64
 	ContentType string    // empty in listings
 	Modified    time.Time // by the store's clock
+	// ETag changes when the object is replaced by other content. Listings and Head agree on
+	// it. Empty means that the store cannot tell.
+	ETag string
 }
 
 // Store stores objects by key; keys use "/" between segments. All methods are safe for

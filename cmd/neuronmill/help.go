@@ -18,6 +18,7 @@ var settingsOf = map[string][]string{
 	"key":       {"store-url", "data-dir", "log-level"},
 	"recover":   {"redis-url", "store-url", "data-dir", "log-level"},
 	"workers":   {"redis-url", "store-url", "data-dir", "log-level"},
+	"schedule":  {"redis-url", "store-url", "data-dir", "log-level"},
 	"scheduler": {"redis-url", "store-url", "data-dir", "log-level"},
 	"doctor":    {"redis-url", "store-url", "data-dir", "log-level"},
 	"emulator":  {"limits", "log-level"},

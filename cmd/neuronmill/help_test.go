@@ -79,11 +79,11 @@ func commands(t *testing.T) []string {
 	return paths
 }
 
-// commandWords returns how many words precede the first argument of a path such as "task
+// commandWords returns how many words precede the aliases and arguments of a path such as "task
 // get <id>".
 func commandWords(words []string) int {
 	for i, w := range words {
-		if strings.ContainsAny(w[:1], "<[") {
+		if strings.ContainsAny(w[:1], "<[(") {
 			return i
 		}
 	}

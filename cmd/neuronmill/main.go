@@ -43,7 +43,8 @@ type cli struct {
 	Usage     usageCmd     `cmd:"" help:"Show what tasks have cost: by day, model, tenant, key, batch or schedule."`
 	Worker    workerCmd    `cmd:"" help:"Take tasks from the queue until Ctrl-C."`
 	Workers   workersCmd   `cmd:"" help:"List the worker processes that run."`
-	Scheduler schedulerCmd `cmd:"" help:"Enqueue tasks by the clock."`
+	Schedule  scheduleCmd  `cmd:"" help:"Keep schedules: add, list, show, next, history, pause, resume, run, remove."`
+	Scheduler schedulerCmd `cmd:"" help:"Run schedules until Ctrl-C."`
 	Top       topCmd       `cmd:"" help:"One page of what waits, runs and is held up, refreshed in place."`
 	Gates     gatesCmd     `cmd:"" help:"Show what each model's gate does: pace, who waits, closed until when and why."`
 	Gate      gateCmd      `cmd:"" help:"Change a gate: set its pace, open it."`

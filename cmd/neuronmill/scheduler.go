@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
 	"strconv"
 	"time"
 	_ "time/tzdata" // time zones for machines without a database
@@ -15,22 +14,23 @@ import (
 )
 
 type schedulerCmd struct {
-	File    string        `required:"" placeholder:"schedules.yaml" help:"The schedules; deploy/schedules.yaml is an example."`
-	Next    coming        `placeholder:"10" help:"Print the runs that come next, and end."`
-	CatchUp time.Duration `placeholder:"0s" help:"Enqueue slots missed while no scheduler ran, up to this age; by default they are skipped."`
+	File    string        `placeholder:"schedules.yaml" help:"Schedules to run beside the stored ones; deploy/schedules.yaml is an example."`
+	Next    coming        `placeholder:"10" help:"Print the runs of the file that come next, and end."`
+	CatchUp time.Duration `placeholder:"0s" help:"Enqueue slots of the file missed while no scheduler ran, up to this age; by default they are skipped."`
 }
 
 // Help is shown by --help.
 func (schedulerCmd) Help() string {
-	return examples("neuronmill scheduler --file schedules.yaml --next", "neuronmill scheduler --file schedules.yaml --catch-up 6h") + `
-Each slot is enqueued once, with any number of schedulers running. --next prints times in the time zone of each schedule.`
+	return examples("neuronmill scheduler", "neuronmill scheduler --file schedules.yaml --next", "neuronmill scheduler --file schedules.yaml --catch-up 6h") + `
+Runs the schedules of neuronmill schedule add and those of a file. Each slot is enqueued once, with any number of schedulers running. --next prints times in the time zone of each
+schedule.`
 }
 
 // coming is a number of runs: --next means 10, --next=3 and --next 3 mean 3.
 type coming int
 
 // Decode reads the number if there is one.
-func (n *coming) Decode(ctx *kong.DecodeContext, _ ...reflect.Value) error {
+func (n *coming) Decode(ctx *kong.DecodeContext) error {
 	token := ctx.Scan.Peek()
 	text := fmt.Sprint(token.Value)
 	if _, err := strconv.Atoi(text); err != nil && token.Type != kong.FlagValueToken {
@@ -51,29 +51,43 @@ func (c *schedulerCmd) Run(g *globals) error {
 	if c.CatchUp < 0 || c.CatchUp > 31*24*time.Hour {
 		return app.Usage(errors.New("--catch-up wants a duration from 0s to 744h"))
 	}
-	file, err := os.Open(c.File)
-	if err != nil {
-		return app.Usage(err)
+	if c.Next > 0 && c.File == "" {
+		return app.Usage(errors.New("--next is for a --file; neuronmill schedule next is for the stored schedules"))
 	}
-	entries, err := schedule.Load(file)
-	file.Close()
+	entries, err := loadSchedules(c.File)
 	if err != nil {
-		return app.Usage(fmt.Errorf("%s: %w", c.File, err))
+		return err
 	}
 	if c.Next > 0 {
-		t := newTable(column{name: "AT"}, column{name: "SCHEDULE", least: 8}, column{name: "KIND"}, column{name: "ZONE", least: 3})
-		for _, r := range schedule.Next(entries, time.Now(), int(c.Next)) {
-			t.add(r.At.Format(time.RFC3339), r.Name, r.Kind, r.Zone)
-		}
-		return t.print(g.stdout)
+		return printSlots(g, schedule.Next(entries, time.Now(), int(c.Next)))
 	}
 	stack, err := client(g)
 	if err != nil {
 		return err
 	}
 	defer stack.Close()
-	fmt.Fprintf(g.stderr, "scheduler runs with %d schedules; Ctrl-C stops it\n", len(entries))
-	scheduler := schedule.New(entries, stack.Client, g.log)
-	scheduler.CatchUp = c.CatchUp
-	return scheduler.Run(g.ctx)
+	fmt.Fprintf(g.stderr, "scheduler runs the stored schedules and %d of a file; Ctrl-C stops it\n", len(entries))
+	return schedulerService(g, stack, entries, c.CatchUp)(g.ctx)
+}
+
+// loadSchedules reads the schedules of a file; an empty path means none.
+func loadSchedules(path string) ([]schedule.Entry, error) {
+	if path == "" {
+		return nil, nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, app.Usage(err)
+	}
+	defer file.Close()
+	entries, err := schedule.Load(file)
+	if err != nil {
+		return nil, app.Usage(fmt.Errorf("%s: %w", path, err))
+	}
+	return entries, nil
+}
+
+// schedulerService runs the stored schedules and those of a file.
+func schedulerService(g *globals, stack *app.Stack, entries []schedule.Entry, catchUp time.Duration) service {
+	return schedule.New(schedule.Config{Redis: stack.Redis.UniversalClient, Store: stack.Store, Entries: entries, CatchUp: catchUp, Log: g.log}).Run
 }

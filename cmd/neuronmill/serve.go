@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/neuronmill/neuronmill/internal/api"
 	"github.com/neuronmill/neuronmill/internal/app"
-	"github.com/neuronmill/neuronmill/internal/schedule"
 	"github.com/neuronmill/neuronmill/worker"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -54,7 +52,7 @@ func (serveCmd) Help() string {
 		"neuronmill serve --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem",
 		"neuronmill serve --listen 0.0.0.0:8080 --behind-proxy",
 	) + `
-The HTTP interface, and the drivers of batches: tasks are done by workers elsewhere. Start as many as you like. On loopback it is open until the first key is made; on other addresses it needs a key
+The HTTP interface, the drivers of batches and the stored schedules: tasks are done by workers elsewhere. Start as many as you like. On loopback it is open until the first key is made; on other addresses it needs a key
 (neuronmill key create), and TLS or a proxy. /docs of the server lists the routes.`
 }
 
@@ -74,12 +72,12 @@ func (c *serveCmd) Run(g *globals) error {
 		return app.Usage(err)
 	}
 	fmt.Fprintf(g.stderr, "the server runs: redis %s; bucket %s; Ctrl-C stops it\n", stack.Redis.Description, stack.Bucket)
-	return together(g.ctx, serve, batchService(g, stack))
+	return together(g.ctx, serve, batchService(g, stack), schedulerService(g, stack, nil, 0))
 }
 
 type devCmd struct {
 	listenFlags
-	Schedules string `placeholder:"FILE" help:"Enqueue these schedules too; deploy/schedules.yaml is an example."`
+	Schedules string `placeholder:"FILE" help:"Run these schedules too; deploy/schedules.yaml is an example."`
 }
 
 // Help is shown by --help.
@@ -98,20 +96,13 @@ func (c *devCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
+	entries, err := loadSchedules(c.Schedules)
+	if err != nil {
+		return err
+	}
 	parts := []func(*app.Stack) (service, error){
 		func(s *app.Stack) (service, error) { return c.open(g, s, registry) },
-	}
-	if c.Schedules != "" {
-		file, err := os.Open(c.Schedules)
-		if err != nil {
-			return app.Usage(err)
-		}
-		entries, err := schedule.Load(file)
-		file.Close()
-		if err != nil {
-			return app.Usage(fmt.Errorf("%s: %w", c.Schedules, err))
-		}
-		parts = append(parts, func(s *app.Stack) (service, error) { return schedule.New(entries, s.Client, g.log).Run, nil })
+		func(s *app.Stack) (service, error) { return schedulerService(g, s, entries, 0), nil },
 	}
 	return runWorker(g, worker.Config{Metrics: registry}, "everything", parts...)
 }

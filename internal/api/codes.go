@@ -9,40 +9,43 @@ import (
 // The codes of problems that only the HTTP interface has. Those of package tasks come to
 // them.
 const (
-	codeAmbiguousAuth   = "ambiguous_auth"
-	codeBodyBroken      = "body_broken"
-	codeBodyTooLarge    = "body_too_large"
-	codeBodyTooSlow     = "body_too_slow"
-	codeContentType     = "content_type"
-	codeCompressed      = "compressed_input"
-	codeCrossOrigin     = "cross_origin"
-	codeCursorInvalid   = "cursor_invalid"
-	codeEmptyBody       = "empty_body"
-	codeExpectedObject  = "expected_object"
-	codeFieldRange      = "field_range"
-	codeFieldRequired   = "field_required"
-	codeFieldType       = "field_type"
-	codeHost            = "host_not_allowed"
-	codeInvalidJSON     = "invalid_json"
-	codeInvalidUTF8     = "invalid_utf8"
-	codeKeyRate         = "key_rate_exceeded"
-	codeMethod          = "method_not_allowed"
-	codeNotAcceptable   = "not_acceptable"
-	codeNotEnded        = "task_not_ended"
-	codeNotFailed       = "task_not_failed"
-	codeNotKept         = "task_not_kept"
-	codeParameter       = "parameter_invalid"
-	codePrecondition    = "precondition_failed"
-	codeRange           = "range_not_satisfiable"
-	codeRouteNotFound   = "route_not_found"
-	codeScope           = "insufficient_scope"
-	codeStopping        = "server_stopping"
-	codeTimedOut        = "timed_out"
-	codeTooManyAttempts = "too_many_attempts"
-	codeUnauthorized    = "unauthorized"
-	codeUnavailable     = "unavailable"
-	codeUnknownField    = "unknown_field"
-	codeWouldWait       = "would_wait"
+	codeAmbiguousAuth    = "ambiguous_auth"
+	codeBodyBroken       = "body_broken"
+	codeBodyTooLarge     = "body_too_large"
+	codeBodyTooSlow      = "body_too_slow"
+	codeContentType      = "content_type"
+	codeCompressed       = "compressed_input"
+	codeCrossOrigin      = "cross_origin"
+	codeCursorInvalid    = "cursor_invalid"
+	codeEmptyBody        = "empty_body"
+	codeExpectedObject   = "expected_object"
+	codeFieldRange       = "field_range"
+	codeFieldRequired    = "field_required"
+	codeFieldType        = "field_type"
+	codeHost             = "host_not_allowed"
+	codeInvalidJSON      = "invalid_json"
+	codeInvalidUTF8      = "invalid_utf8"
+	codeKeyRate          = "key_rate_exceeded"
+	codeMethod           = "method_not_allowed"
+	codeNotAcceptable    = "not_acceptable"
+	codeNotEnded         = "task_not_ended"
+	codeNotFailed        = "task_not_failed"
+	codeNotKept          = "task_not_kept"
+	codeParameter        = "parameter_invalid"
+	codePrecondition     = "precondition_failed"
+	codeRange            = "range_not_satisfiable"
+	codeRouteNotFound    = "route_not_found"
+	codeScheduleExists   = "schedule_exists"
+	codeScheduleNotFound = "schedule_not_found"
+	codeScope            = "insufficient_scope"
+	codeStopping         = "server_stopping"
+	codeTimedOut         = "timed_out"
+	codeTooManyAttempts  = "too_many_attempts"
+	codeTooManySchedules = "too_many_schedules"
+	codeUnauthorized     = "unauthorized"
+	codeUnavailable      = "unavailable"
+	codeUnknownField     = "unknown_field"
+	codeWouldWait        = "would_wait"
 )
 
 // CodeInfo explains the code of a Problem.
@@ -81,10 +84,13 @@ var ownCodes = []CodeInfo{
 	{codePrecondition, http.StatusPreconditionFailed, "The task has changed since the ETag in If-Match.", "Read the task again."},
 	{codeRange, http.StatusRequestedRangeNotSatisfiable, "The range is outside of the result, or has more than one part.", "Ask for one range within the length."},
 	{codeRouteNotFound, http.StatusNotFound, "There is no such route.", "See /docs or /openapi.json."},
+	{codeScheduleExists, http.StatusConflict, "The tenant has a schedule of this name.", "Delete it first, or take another name."},
+	{codeScheduleNotFound, http.StatusNotFound, "There is no such schedule.", "List the schedules: GET /v1/schedules."},
 	{codeScope, http.StatusForbidden, "The key does not have the scope that the route needs.", "Use a key with the scope: neuronmill key create --scope SCOPE."},
 	{codeStopping, http.StatusServiceUnavailable, "The server is stopping.", "Send the request again; another server takes it."},
 	{codeTimedOut, http.StatusServiceUnavailable, "The server could not answer in time.", "Send the request again; with an Idempotency-Key a task is not made twice."},
 	{codeTooManyAttempts, http.StatusTooManyRequests, "Too many requests with a wrong key came from this address.", "Wait as long as Retry-After says, and correct the key."},
+	{codeTooManySchedules, http.StatusConflict, "The tenant has as many schedules as one may have.", "Delete one first."},
 	{codeUnauthorized, http.StatusUnauthorized, "The key is missing, wrong, revoked or expired.", "Send Authorization: Bearer KEY; neuronmill key create makes one."},
 	{codeUnavailable, http.StatusServiceUnavailable, "Redis or the bucket cannot be reached.", "Send the request again later. See GET /readyz for what is missing."},
 	{codeUnknownField, http.StatusBadRequest, "A field does not exist.", "Correct or remove the field that errors names."},

@@ -131,6 +131,7 @@ func (s *Server) routes() {
 	s.documentRoutes()
 	s.taskRoutes()
 	s.uploadRoutes()
+	s.scheduleRoutes()
 	s.fleetRoutes()
 	s.usageRoutes()
 	s.eventRoutes()

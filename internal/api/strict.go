@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/neuronmill/neuronmill/internal/schedule"
 	"github.com/neuronmill/neuronmill/internal/spelling"
 	"github.com/neuronmill/neuronmill/tasks"
 )
@@ -78,7 +79,7 @@ var knownNames = payloadNames()
 
 func payloadNames() map[string]bool {
 	names := map[string]bool{"input": true, "metadata": true, "idempotency_key": true, "": true}
-	for _, p := range []any{taskRequest{}, tasks.Transcription{}, tasks.Image{}, tasks.Translation{}, tasks.Embedding{}, tasks.Text{}} {
+	for _, p := range []any{taskRequest{}, schedule.Definition{}, tasks.Transcription{}, tasks.Image{}, tasks.Translation{}, tasks.Embedding{}, tasks.Text{}} {
 		addNames(reflect.TypeOf(p), names)
 	}
 	return names

@@ -29,7 +29,7 @@ func (b *bench) eachRoute(id string, do func(method, path string, op *huma.Opera
 			http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPut: item.Put, http.MethodPatch: item.Patch, http.MethodDelete: item.Delete,
 		} {
 			if op != nil {
-				do(method, strings.NewReplacer("{id}", id).Replace(path), op)
+				do(method, strings.NewReplacer("{id}", id, "{name}", id).Replace(path), op)
 			}
 		}
 	}
@@ -44,6 +44,8 @@ func fitting(t *testing.T, path string, op *huma.Operation) (body, contentType s
 		return form(t, "file", "RIFF")
 	case path == "/v1/tasks":
 		return goodMorning, "application/json"
+	case path == "/v1/schedules":
+		return `{"name":"other","cron":"@daily","kind":"text","payload":{"prompt":"x"}}`, "application/json"
 	case strings.HasSuffix(path, ":batch") || path == "/v1/plan":
 		return `{"tasks":[` + goodMorning + `]}`, "application/json"
 	}
@@ -350,7 +352,7 @@ func TestTheDocumentHasEveryRouteAndItsReferences(t *testing.T) {
 		_, pattern := b.mux.Handler(req)
 		require.NotEmpty(t, pattern, "%s %s is in the document and has no route", method, path)
 		require.NotEmpty(t, op.Summary)
-		require.Subset(t, []string{"fleet", "health", "tasks", "OpenAI"}, op.Tags[:min(1, len(op.Tags))])
+		require.Subset(t, []string{"fleet", "health", "tasks", "schedules", "OpenAI"}, op.Tags[:min(1, len(op.Tags))])
 	})
 }
 

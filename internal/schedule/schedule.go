@@ -1,142 +1,127 @@
-// Package schedule enqueues tasks by the clock. A slot is one point in time of a schedule.
-// Each slot fires once, with any number of schedulers, because the id of its task is made
-// of the schedule's name and the slot's time. Load reads the file, New makes the Service.
+// Package schedule enqueues tasks by the clock. A slot is one point in time of a schedule,
+// a run what became of it.
+//
+// Each slot fires once, with any number of schedulers. A scheduler claims a slot by
+// creating its run in the bucket, create-only. It then enqueues the task under an id made
+// of the schedule's name and the slot's time, and stores the id in the run. A scheduler
+// that finds a claim without a task, because its owner died, continues it: the same id
+// gives the same task. Neither Redis nor the results need to remember what has fired.
+//
+// Load reads schedules of a file, Stored keeps schedules in the bucket, New makes the
+// Service that runs both.
+//
+// Objects of a tenant:
+//
+//	schedules/<name>.json                    a stored definition, create-only
+//	schedules/<name>.state                   whether it is paused
+//	schedule-runs/<name>/<inverted slot>.json  a run; the latest 100 are kept
 package schedule
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"log/slog"
-	"slices"
+	"sync"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/internal/objects"
+	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
-	"github.com/robfig/cron/v3"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/semaphore"
 )
 
-// Entry is one schedule.
-type Entry struct {
-	Name    string
-	payload tasks.Payload
-	options []tasks.Option
-	ttl     time.Duration // from the slot on; 0 means the kind's maximum age
-	slots   cron.Schedule
-	zone    *time.Location
-}
-
-// Run is a future slot of a schedule.
-type Run struct {
-	Name string
-	At   time.Time // in the schedule's time zone
-	Zone string    // name of that zone
-	Kind tasks.Kind
+// Config has the settings of a Scheduler.
+type Config struct {
+	Redis redis.UniversalClient // the caller's to close, as is Store
+	Store storage.Store         // the bucket of the workers
+	// Entries are the schedules of a file. They run as the tenant "default", beside the
+	// stored schedules of all tenants.
+	Entries []Entry
+	// CatchUp is the greatest age of a missed slot of Entries that still fires, for entries
+	// without a policy of their own. Zero skips missed slots.
+	CatchUp time.Duration
+	// Poll is how often the scheduler asks Redis whether stored schedules have changed. Zero
+	// means two seconds.
+	Poll time.Duration
+	Now  func() time.Time // the clock; nil means time.Now
+	Log  *slog.Logger     // nil means the default logger
 }
 
 // Scheduler is a Service that enqueues the task of each due slot.
 type Scheduler struct {
-	// CatchUp is the greatest age of a missed slot that still fires. Zero skips missed
-	// slots. A slot that did fire is not repeated while its result exists.
-	CatchUp time.Duration
+	cfg    Config
+	owner  string
+	atOnce *semaphore.Weighted
 
-	entries []Entry
-	client  *tasks.Client
-	log     *slog.Logger
-	failing map[string]time.Time // the slot last logged as not enqueued, by schedule
-}
-
-// New makes a scheduler; Run starts it.
-func New(entries []Entry, client *tasks.Client, log *slog.Logger) *Scheduler {
-	return &Scheduler{entries: entries, client: client, log: log, failing: map[string]time.Time{}}
+	clients map[string]*tasks.Client // by tenant
+	stored  map[string]*followed     // by tenant and name
+	seen    map[string]string        // versions of the tenants' schedules
+	running sync.WaitGroup
 }
 
 const (
-	retryEvery = 5 * time.Second  // between attempts at a slot that could not be enqueued
-	patience   = 30 * time.Second // most time for one attempt, before the other schedules follow
+	poll      = 2 * time.Second
+	listEvery = 5 * time.Minute // how often the bucket is listed, in case an announcement was lost
+	// checkClock is the longest sleep of a runner, in polls: a minute. The clock may be
+	// changed meanwhile.
+	checkClock = 30
 )
 
-// Run enqueues until ctx ends. A slot that could not be enqueued is retried until the next
-// slot of its schedule is due, or for CatchUp.
+// New makes a scheduler; Run starts it.
+func New(c Config) *Scheduler {
+	c.Poll = cmp.Or(c.Poll, poll)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return &Scheduler{
+		cfg: c, owner: uuid.NewString(), atOnce: semaphore.NewWeighted(slotsAtOnce),
+		clients: map[string]*tasks.Client{}, stored: map[string]*followed{}, seen: map[string]string{},
+	}
+}
+
+// Run enqueues until ctx ends and returns nil. A slot that could not be enqueued is tried
+// again until the next slot of its schedule is due.
 func (s *Scheduler) Run(ctx context.Context) error {
-	if len(s.entries) == 0 {
-		return errors.New("no schedules")
-	}
-	next := make([]time.Time, len(s.entries))
-	for i, e := range s.entries {
-		next[i] = e.Next(time.Now().Add(-s.CatchUp))
-	}
-	for {
-		// Sleep at most a minute, because the clock may be changed meanwhile.
-		wake := time.Now().Add(time.Minute)
-		for i, e := range s.entries {
-			next[i] = s.settle(ctx, e, next[i])
-			due := next[i]
-			if now := time.Now(); !due.After(now) {
-				due = now.Add(retryEvery)
-			}
-			if !next[i].IsZero() && due.Before(wake) {
-				wake = due
+	defer s.running.Wait()
+	for _, e := range s.cfg.Entries {
+		if e.Missed == "" && e.MissedWithin == "" {
+			e.Missed, e.reach = MissedSkip, onTime
+			if s.cfg.CatchUp > 0 {
+				e.Missed, e.reach = MissedAll, s.cfg.CatchUp
 			}
 		}
-		timer := time.NewTimer(time.Until(wake))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
-		}
+		s.begin(ctx, objects.DefaultTenant, e)
 	}
+	s.follow(ctx)
+	return nil
 }
 
-// settle fires the due slots of one schedule. It returns the slot to wait for: the next
-// one, or a due slot that must be retried.
-func (s *Scheduler) settle(ctx context.Context, e Entry, slot time.Time) time.Time {
-	skipped := 0
-	for now := time.Now(); !slot.IsZero() && !slot.After(now) && ctx.Err() == nil; {
-		following := e.Next(slot)
-		outrun := !following.IsZero() && !following.After(now)
-		if outrun && now.Sub(slot) > s.CatchUp {
-			skipped++
-		} else if !s.fire(ctx, e, slot) {
-			break
-		}
-		slot = following
+// begin starts the runner of a schedule. The channel is closed when it has ended.
+func (s *Scheduler) begin(ctx context.Context, tenant string, e Entry) <-chan struct{} {
+	r := &runner{
+		dispatcher: &dispatcher{store: s.cfg.Store, client: s.client(tenant), tenant: tenant, owner: s.owner, now: s.cfg.Now, log: s.cfg.Log},
+		entry:      e, atOnce: s.atOnce, longest: checkClock * s.cfg.Poll,
 	}
-	if skipped > 0 {
-		s.log.Warn("slots skipped: later ones of the schedule are due", "schedule", e.Name, "slots", skipped)
-	}
-	return slot
+	ended := make(chan struct{})
+	s.running.Go(func() {
+		defer close(ended)
+		r.run(ctx)
+	})
+	return ended
 }
 
-// fire enqueues the task of one slot. It returns false if the slot must be retried.
-func (s *Scheduler) fire(ctx context.Context, e Entry, slot time.Time) bool {
-	log := s.log.With("schedule", e.Name, "slot", slot)
-	options := append(slices.Clip(e.options), tasks.WithScheduleSlot(e.Name, slot))
-	if e.ttl > 0 {
-		deadline := slot.Add(e.ttl)
-		if !deadline.After(time.Now()) {
-			log.Warn("slot skipped: its deadline has passed", "deadline", deadline)
-			return true
-		}
-		options = append(options, tasks.WithDeadline(deadline))
+// client returns the producer's client of a tenant. Models were checked when a schedule
+// was accepted.
+func (s *Scheduler) client(tenant string) *tasks.Client {
+	c, ok := s.clients[tenant]
+	if !ok {
+		c = tasks.NewClient(tasks.Config{Redis: s.cfg.Redis, Store: s.cfg.Store, Tenant: tenant, AllowUnknownModel: true})
+		s.clients[tenant] = c
 	}
-	limited, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	accepted, err := s.client.Enqueue(limited, e.payload, options...)
-	if err == nil {
-		log.Info("slot enqueued", "task", accepted.ID, "by_another", accepted.Existing)
-		return true
-	}
-	if errors.Is(err, tasks.ErrIdempotencyMismatch) {
-		log.Error("slot was enqueued with another task; is a scheduler running with an older file?", "error", err)
-		return true
-	}
-	if _, refused := errors.AsType[tasks.ValidationError](err); refused {
-		log.Error("slot given up: its task is refused", "error", err)
-		return true
-	}
-	if ctx.Err() == nil && !s.failing[e.Name].Equal(slot) {
-		s.failing[e.Name] = slot
-		log.Error("slot not enqueued; it is tried again", "error", err, "every", retryEvery)
-	}
-	return false
+	return c
 }

@@ -54,9 +54,17 @@ func first(wall time.Time, z *time.Location) time.Time {
 	return t
 }
 
-// Next returns the next n runs of all entries after t, in order of time.
-func Next(entries []Entry, t time.Time, n int) []Run {
-	var runs []Run
+// Slot is a point in time at which a schedule fires.
+type Slot struct {
+	Name string    `json:"schedule"`
+	At   time.Time `json:"at"`        // in the schedule's time zone
+	Zone string    `json:"time_zone"` // name of that zone
+	Kind string    `json:"kind"`
+}
+
+// Next returns the next n slots of all entries after t, in order of time.
+func Next(entries []Entry, t time.Time, n int) []Slot {
+	var runs []Slot
 	next := make([]time.Time, len(entries))
 	for i, e := range entries {
 		next[i] = e.Next(t)
@@ -72,7 +80,7 @@ func Next(entries []Entry, t time.Time, n int) []Run {
 			break
 		}
 		e := entries[soonest]
-		runs = append(runs, Run{e.Name, next[soonest].In(e.zone), e.zone.String(), e.payload.Kind()})
+		runs = append(runs, Slot{e.Name, next[soonest].In(e.zone), e.zone.String(), string(e.Kind)})
 		next[soonest] = e.Next(next[soonest])
 	}
 	return runs

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -210,7 +211,13 @@ func (s *Store) Head(ctx context.Context, key string) (storage.Info, error) {
 	if own, err := os.ReadFile(name + typeSuffix); err == nil {
 		contentType = string(own)
 	}
-	return storage.Info{Key: key, Size: stat.Size(), ContentType: contentType, Modified: stat.ModTime()}, nil
+	return storage.Info{Key: key, Size: stat.Size(), ContentType: contentType, Modified: stat.ModTime(), ETag: etag(stat)}, nil
+}
+
+// etag identifies the content of a file by its size and the time of its last change. The
+// contents of large files are too expensive to hash in a listing.
+func etag(stat fs.FileInfo) string {
+	return strconv.FormatInt(stat.Size(), 36) + "-" + strconv.FormatInt(stat.ModTime().UnixNano(), 36)
 }
 
 // explain adds the operation and the matching sentinel of package storage to an error.

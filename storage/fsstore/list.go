@@ -74,7 +74,7 @@ func (s *Store) walk(ctx context.Context, dir, base, prefix, after string, yield
 			yield(storage.Info{}, s.explain("list", prefix, err))
 			return false
 		}
-		if !yield(storage.Info{Key: e.key, Size: stat.Size(), Modified: stat.ModTime()}, nil) {
+		if !yield(storage.Info{Key: e.key, Size: stat.Size(), Modified: stat.ModTime(), ETag: etag(stat)}, nil) {
 			return false
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net/http"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -121,6 +122,7 @@ func (s *Store) Head(ctx context.Context, key string) (storage.Info, error) {
 	}
 	return storage.Info{
 		Key: key, Size: aws.ToInt64(out.ContentLength), ContentType: aws.ToString(out.ContentType), Modified: aws.ToTime(out.LastModified),
+		ETag: strings.Trim(aws.ToString(out.ETag), `"`),
 	}, nil
 }
 
@@ -262,7 +264,7 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storag
 				return
 			}
 			for _, o := range page.Contents {
-				info := storage.Info{Key: aws.ToString(o.Key)[strip:], Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)}
+				info := storage.Info{Key: aws.ToString(o.Key)[strip:], Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified), ETag: strings.Trim(aws.ToString(o.ETag), `"`)}
 				if !yield(info, nil) {
 					return
 				}

@@ -72,6 +72,16 @@ func roundTrip(t *testing.T, s storage.Store) {
 
 func replace(t *testing.T, s storage.Store) {
 	put(t, s, "k", "a long first body")
+	first, err := s.Head(t.Context(), "k")
+	require.NoError(t, err)
+	for listed, err := range s.List(t.Context(), "k", "") {
+		require.NoError(t, err)
+		require.Equal(t, first.ETag, listed.ETag, "a listing and Head agree")
+	}
+	put(t, s, "k", "another first body")
+	second, err := s.Head(t.Context(), "k")
+	require.NoError(t, err)
+	require.NotEqual(t, first.ETag, second.ETag, "other content has another ETag")
 	for _, contentType := range []string{"application/x-own", "application/json", "text/plain"} {
 		require.NoError(t, s.Put(t.Context(), "k", strings.NewReader("short"), contentType))
 		require.Equal(t, "short", get(t, s, "k"))

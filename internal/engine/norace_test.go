@@ -1,0 +1,6 @@
+//go:build !race
+
+package engine_test
+
+// defaultSeeds is how many simulations run.
+const defaultSeeds = 8
