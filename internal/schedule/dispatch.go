@@ -129,7 +129,7 @@ func (d *dispatcher) submit(ctx context.Context, e Entry, runs ledger, refs []sl
 // skipped. It cancels that run instead if the schedule says so.
 func (d *dispatcher) overlapping(ctx context.Context, e Entry, runs ledger, refs []slotRef, r Run) (*Run, error) {
 	before, err := d.before(ctx, runs, refs, r)
-	if err != nil || before == nil {
+	if err != nil || before == nil || before.Status == Claimed { // a claim that nobody continues must not stop the schedule
 		return nil, err
 	}
 	settled, err := runs.settle(ctx, d.client, *before)

@@ -27,6 +27,7 @@ const (
 	Failed    Status = "failed"
 	Skipped   Status = "skipped" // it was left out; Reason says why
 	Refused   Status = "refused" // its work was not accepted; Reason says why
+	Unknown   Status = "unknown" // its task is gone, and its result was deleted before anybody looked
 )
 
 // Run is what became of one slot. It is the object that makes each slot fire once.
@@ -156,13 +157,17 @@ func (l ledger) settle(ctx context.Context, client *tasks.Client, r Run) (Run, e
 	if r.Status != Running {
 		return r, nil
 	}
-	result, err := client.Result(ctx, r.Task)
-	if errors.Is(err, tasks.ErrNotFound) {
+	info, err := client.Get(ctx, r.Task)
+	switch {
+	case errors.Is(err, tasks.ErrNotFound):
+		r.Status = Unknown
+		return r, l.put(ctx, r)
+	case err != nil:
+		return r, fmt.Errorf("look for %s: %w", r.Task, err)
+	case info.Result == nil:
 		return r, nil
 	}
-	if err != nil {
-		return r, fmt.Errorf("read the result of %s: %w", r.Task, err)
-	}
+	result := info.Result
 	r.Status, r.EndedAt, r.Neurons, r.Calls = Completed, result.FinishedAt, result.Usage.Neurons, result.Usage.Calls
 	if result.Status == tasks.Failed {
 		r.Status = Failed

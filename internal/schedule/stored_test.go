@@ -299,6 +299,23 @@ func TestTheHistoryHasOutcomesAndCostsAndStaysWhenResultsAreDeleted(t *testing.T
 	})
 }
 
+func TestARunWhoseTaskIsGoneDoesNotStopItsSchedule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		d := hourly("a")
+		d.Overlap = schedule.OverlapSkip
+		f.add(t, d)
+		f.run(t, 90*time.Minute, f.store, nil)
+		for info, err := range f.store.List(t.Context(), "default/pending/", "") {
+			require.NoError(t, err)
+			require.NoError(t, f.store.Delete(t.Context(), info.Key))
+		}
+		require.NoError(t, f.memory.FlushAll(t.Context()).Err())
+		f.run(t, time.Hour, f.store, nil)
+		require.Equal(t, []string{"01:00 unknown", "02:00"}, f.slots(t, "a"))
+	})
+}
+
 func TestOnlyTheLatestRunsAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
