@@ -15,7 +15,10 @@ import (
 // WithBatchChunk returns the same task for the same chunk of a batch, whichever process
 // enqueues it. It cannot collide with a producer's own idempotency key.
 func WithBatchChunk(batch, chunk string) Option {
-	return func(o *Options) { o.IdempotencyKey, o.space = batch+"/"+chunk, batchKeys }
+	return func(o *Options) {
+		o.IdempotencyKey, o.space = batch+"/"+chunk, batchKeys
+		o.origin.Batch, o.origin.Chunk = batch, chunk
+	}
 }
 
 // TaskState is the state of a task as Redis knows it.

@@ -22,7 +22,8 @@ type Options struct {
 	Webhook        string            // https URL that gets a signed request when the task has ended
 	Durability     Durability        // empty means the client's default
 
-	space keySpace // key space of the idempotency key
+	space  keySpace // key space of the idempotency key
+	origin Origin
 }
 
 // Option sets one of the Options.
@@ -58,6 +59,7 @@ func WithIdempotencyKey(key string) Option {
 func WithScheduleSlot(schedule string, slot time.Time) Option {
 	return func(o *Options) {
 		o.IdempotencyKey, o.space = schedule+"/"+slot.UTC().Format(time.RFC3339), scheduleKeys
+		o.origin.Schedule = schedule
 	}
 }
 

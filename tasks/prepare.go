@@ -101,7 +101,7 @@ func (c *Client) build(payload Payload, spec Spec, o Options, now time.Time) (Ta
 		Kind: spec.Kind, Lane: o.Lane, Model: o.Model, Payload: body,
 		Digest: digest(string(spec.Kind), o.Model, string(body)), CreatedAt: now.UTC(),
 		StartAt: o.StartAt.UTC(), Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Webhook: o.Webhook,
-		ResultIn: InRedis,
+		Origin: o.origin, ResultIn: InRedis,
 	}
 	switch {
 	case c.cfg.Store != nil:

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"encoding/json"
+	"math"
 	"time"
 )
 
@@ -29,6 +30,7 @@ type Result struct {
 	FinishedAt time.Time         `json:"finished_at"`
 	Attempts   int               `json:"attempts"`
 	Metadata   map[string]string `json:"metadata"`
+	Origin     Origin            `json:"origin,omitzero"`
 	Digest     string            `json:"digest,omitempty"` // digest of the task, so that an idempotency key is not reused for another payload
 }
 
@@ -53,6 +55,10 @@ type Usage struct {
 	// are not counted.
 	CountedSince time.Time `json:"counted_since,omitzero"`
 }
+
+// MicroNeurons returns Neurons in millionths, rounded. The sums of whole numbers do not
+// depend on their order.
+func (u Usage) MicroNeurons() int64 { return int64(math.Round(u.Neurons * 1e6)) }
 
 // TaskError is the reason why a task failed.
 type TaskError struct {

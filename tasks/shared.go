@@ -82,6 +82,7 @@ func sizeOf(t Task) int {
 	for k, v := range t.Metadata {
 		size += len(k) + len(v)
 	}
+	size += len(t.Origin.Key) + len(t.Origin.Schedule)
 	return size
 }
 

@@ -39,13 +39,15 @@ func indented(t *testing.T, v any) []byte {
 	return b
 }
 
+var wholeOrigin = tasks.Origin{Key: "5e0a1c2b3d4f6a70", Batch: "b_01", Chunk: "0/1/2", Schedule: "nightly"}
+
 func wholeTask() tasks.Task {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
 	return tasks.Task{
 		Version: 1, ID: "t_019f", Tenant: "default", Kind: tasks.KindText, Lane: tasks.Bulk, Model: "@cf/zai-org/glm-4.7-flash",
 		Payload: json.RawMessage(`{"prompt":"a \u003cb\u003e"}`), InputKey: "default/tasks/t_019f/input.ab.json",
 		Digest: "cd", CreatedAt: at, StartAt: at.Add(time.Hour), Deadline: at.Add(2 * time.Hour), Metadata: map[string]string{"customer": "42"},
-		Pending: true, ResultIn: tasks.InStore, RecoveredAt: at.Add(time.Minute), Redis: "e3", Cancelled: true,
+		Origin: wholeOrigin, Pending: true, ResultIn: tasks.InStore, RecoveredAt: at.Add(time.Minute), Redis: "e3", Cancelled: true,
 	}
 }
 
@@ -57,7 +59,7 @@ func wholeResult() tasks.Result {
 		Output:    json.RawMessage(`{"image":"default/tasks/t_019f/image.png","content_type":"image/png","width":512,"height":512}`),
 		Artefacts: []tasks.Artefact{{Key: "default/tasks/t_019f/image.png", ContentType: "image/png", Bytes: 7, SHA256: "ef"}},
 		Usage:     tasks.Usage{Neurons: 1.25, Calls: 2, Unsettled: 1, CountedSince: at},
-		CreatedAt: at, StartedAt: &started, FinishedAt: at.Add(time.Minute), Attempts: 2, Metadata: map[string]string{"customer": "42"}, Digest: "cd",
+		CreatedAt: at, StartedAt: &started, FinishedAt: at.Add(time.Minute), Attempts: 2, Metadata: map[string]string{"customer": "42"}, Origin: wholeOrigin, Digest: "cd",
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/metrics"
 	"github.com/neuronmill/neuronmill/internal/monitor"
 	"github.com/neuronmill/neuronmill/internal/observe"
+	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/internal/webhook"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -196,7 +197,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stopUser()
 	live := events.NewWriter(config.Redis, w.log)
 	defer live.Close()
-	config.Hooks = engine.Hooks{Live: live, Announce: w.webhooks.Queue.Add}
+	ledger := &usage.Ledger{Redis: config.Redis}
+	config.Hooks = engine.Hooks{Live: live, Announce: w.webhooks.Queue.Add, Settle: ledger.Add}
 	config.Hooks.Observer = tasks.Observers(toIndex, toHistory, live.Observe, toUser, w.measure(&config.Hooks))
 	calls := &history.Sampler{History: past, Gate: config.Gate}
 	config.Jobs = []maintenance.Job{

@@ -133,6 +133,7 @@ func (s *Server) routes() {
 	s.uploadRoutes()
 	s.scheduleRoutes()
 	s.fleetRoutes()
+	s.usageRoutes()
 	s.eventRoutes()
 	s.dashboardRoutes()
 }

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/neuronmill/neuronmill/tasks"
 )
 
 type submitInput struct {
@@ -32,8 +34,9 @@ func (s *Server) submitOne(ctx context.Context, r taskRequest, headerKey string,
 	if problem, err := s.wouldWait(ctx, r, maxWait); problem != nil || err != nil {
 		return nil, cmp.Or[error](orNil(problem), err)
 	}
-	client := s.client(callerOf(ctx).tenant)
-	receipt, err := client.Enqueue(ctx, request.Payload, request.Options...)
+	caller := callerOf(ctx)
+	client := s.client(caller.tenant)
+	receipt, err := client.Enqueue(ctx, request.Payload, append(request.Options, tasks.WithAPIKey(caller.keyID))...)
 	if err != nil {
 		problem, cause := refusal(err)
 		if cause != nil {

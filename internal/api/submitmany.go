@@ -38,7 +38,8 @@ type batchItem struct {
 }
 
 func (s *Server) submitMany(ctx context.Context, in *batchInput) (*batchOutput, error) {
-	client := s.client(callerOf(ctx).tenant)
+	caller := callerOf(ctx)
+	client := s.client(caller.tenant)
 	items := make([]batchItem, len(in.Body.Tasks))
 	var requests []tasks.Request
 	var at []int
@@ -62,6 +63,7 @@ func (s *Server) submitMany(ctx context.Context, in *batchInput) (*batchOutput, 
 			items[i].Problem = problem
 			continue
 		}
+		request.Options = append(request.Options, tasks.WithAPIKey(caller.keyID))
 		requests, at = append(requests, request), append(at, i)
 	}
 	for i, out := range client.EnqueueMany(ctx, requests) {

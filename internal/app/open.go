@@ -6,10 +6,13 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"time"
 
+	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/index"
 	"github.com/neuronmill/neuronmill/internal/monitor"
+	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/internal/webhook"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/storage/fsstore"
@@ -108,6 +111,31 @@ func (s *Stack) Gate(settings Settings, bulkShare float64, log *slog.Logger) *ga
 
 // Index returns the index of ended tasks.
 func (s *Stack) Index() *index.Index { return &index.Index{Redis: s.Redis.UniversalClient} }
+
+// Usage returns the ledger of what tasks have cost.
+func (s *Stack) Usage() *usage.Ledger { return &usage.Ledger{Redis: s.Redis.UniversalClient} }
+
+// RebuildUsage counts the usage of a day again from the bucket; see usage.Ledger.Rebuild.
+func (s *Stack) RebuildUsage(ctx context.Context, date string, progress func(usage.Rebuilt)) (usage.Rebuilt, error) {
+	return s.Usage().Rebuild(ctx, s.Store, BatchCosts(s.Store), date, progress)
+}
+
+// BatchCosts returns what reads the costs of the batches in a bucket.
+func BatchCosts(store storage.Store) usage.BatchCosts {
+	return func(ctx context.Context, tenant string, since time.Time, yield func([]usage.BatchCost, func(tasks.Origin) bool)) error {
+		return batch.New(batch.Config{Store: store, Tenant: tenant}).Costs(ctx, since, func(shard batch.ShardCosts) error {
+			var costs []usage.BatchCost
+			for _, c := range shard.Costs {
+				sum := usage.Sum{MicroNeurons: c.MicroNeurons, Tasks: c.Tasks, Calls: c.Calls, Unsettled: c.Unsettled}
+				costs = append(costs, usage.BatchCost{Day: c.Day, Model: c.Model, Origin: tasks.Origin{Key: shard.Key, Batch: shard.Batch}, Sum: sum})
+			}
+			if len(costs) > 0 { // shards of earlier versions have none
+				yield(costs, shard.Holds)
+			}
+			return nil
+		})
+	}
+}
 
 // Webhooks returns the queue of webhooks.
 func (s *Stack) Webhooks() *webhook.Queue { return &webhook.Queue{Redis: s.Redis.UniversalClient} }

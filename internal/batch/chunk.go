@@ -20,6 +20,7 @@ import (
 type chunkEnd struct {
 	lines    [][]byte // of the output, one per record
 	counts   Counts
+	costs    []Cost          // of the tasks that ran, one each
 	requests []tasks.Request // the tasks whose objects are not needed any more
 }
 
@@ -56,6 +57,7 @@ func (d *driver) chunk(ctx context.Context, key string, records []record, untouc
 	}
 	end := failed(records, r.Error)
 	end.counts.Neurons = r.Usage.Neurons
+	end.costs = r.cost()
 	end.requests = []tasks.Request{request}
 	return end, nil
 }
@@ -89,7 +91,7 @@ func (d *driver) request(key string, records []record) (tasks.Request, error) {
 		model = d.round.Model
 	}
 	options := []tasks.Option{
-		tasks.WithBatchChunk(d.batch.ID, key), tasks.WithModel(model), tasks.WithLane(tasks.Bulk),
+		tasks.WithBatchChunk(d.batch.ID, key), tasks.WithModel(model), tasks.WithLane(tasks.Bulk), tasks.WithAPIKey(d.batch.Key),
 		tasks.WithDurability(tasks.InRedis), // the segment in the bucket is the record
 	}
 	if at := d.batch.Deadline; !at.IsZero() && at.After(time.Now()) && d.round.Number == 0 {
@@ -129,8 +131,9 @@ func (d *driver) split(ctx context.Context, key string, request tasks.Request, r
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	whole := &chunkEnd{counts: Counts{Neurons: r.Usage.Neurons}, requests: []tasks.Request{request}}
+	whole := &chunkEnd{counts: Counts{Neurons: r.Usage.Neurons}, costs: r.cost(), requests: []tasks.Request{request}}
 	for _, e := range ends {
+		whole.costs = append(whole.costs, e.costs...)
 		whole.lines = append(whole.lines, e.lines...)
 		whole.requests = append(whole.requests, e.requests...)
 		whole.counts.add(e.counts)
@@ -140,10 +143,12 @@ func (d *driver) split(ctx context.Context, key string, request tasks.Request, r
 
 // taskResult is a result document with the output as it was written.
 type taskResult struct {
-	Output    jsontext.Value   `json:"output"`
-	Usage     tasks.Usage      `json:"usage"`
-	Error     *tasks.TaskError `json:"error"`
-	Artefacts []tasks.Artefact `json:"artefacts"`
+	Model      string           `json:"model"`
+	Output     jsontext.Value   `json:"output"`
+	Usage      tasks.Usage      `json:"usage"`
+	Error      *tasks.TaskError `json:"error"`
+	Artefacts  []tasks.Artefact `json:"artefacts"`
+	FinishedAt time.Time        `json:"finished_at"` // zero when there is no result: the task was refused
 }
 
 // taskResult enqueues a task, unless it is known already, and waits for its result. It

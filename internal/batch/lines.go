@@ -43,7 +43,7 @@ func appendText(line []byte, text string) []byte {
 // completed returns the lines of a completed task. The vectors of an embedding are copied
 // as text.
 func (d *driver) completed(request tasks.Request, records []record, r *taskResult) *chunkEnd {
-	end := &chunkEnd{counts: Counts{Completed: len(records), Neurons: r.Usage.Neurons}}
+	end := &chunkEnd{counts: Counts{Completed: len(records), Neurons: r.Usage.Neurons}, costs: r.cost()}
 	if len(r.Artefacts) == 0 {
 		end.requests = []tasks.Request{request}
 	}
@@ -64,6 +64,7 @@ func (d *driver) completed(request tasks.Request, records []record, r *taskResul
 	if err != nil {
 		broken := failed(records, &tasks.TaskError{Code: tasks.CodeAnswerUnusable, Message: "the result of the chunk: " + err.Error()})
 		broken.counts.Neurons = r.Usage.Neurons
+		broken.costs = r.cost()
 		return broken
 	}
 	total := 0

@@ -21,12 +21,16 @@ import (
 )
 
 // shardHead is the first line of a shard. The counts are those of all its lines over all
-// rounds.
+// rounds, the costs those of this round.
 type shardHead struct {
 	Shard int `json:"shard"`
 	Round int `json:"round"`
 	Counts
+	Costs []Cost `json:"costs,omitempty"`
 }
+
+// mostHead is the most bytes of the first line of a shard.
+const mostHead = 64 << 10
 
 // openSegment is a segment whose chunks run.
 type openSegment struct {
@@ -203,6 +207,7 @@ func (s *openSegment) finish(ctx context.Context) error {
 			lines[at] = c.end.lines[i]
 		}
 		head.add(s.change(c.end.counts))
+		head.Costs = addCosts(head.Costs, c.end.costs)
 		done = append(done, c.end.requests...)
 	}
 	err := d.storeShard(ctx, head, lines)
@@ -222,7 +227,7 @@ func (s *openSegment) finish(ctx context.Context) error {
 
 // storeShard writes a shard. If another driver has written it, that one stands.
 func (d *driver) storeShard(ctx context.Context, head shardHead, lines [][]byte) error {
-	size := 256
+	size := 256 + 160*len(head.Costs)
 	for _, l := range lines {
 		size += len(l) + 1
 	}
@@ -292,7 +297,7 @@ func (b *Batches) shardHead(ctx context.Context, id string, round, n int) (h sha
 		return h, fmt.Errorf("get %s: %w", key, err)
 	}
 	defer body.Close()
-	line, err := bufio.NewReader(io.LimitReader(body, 4<<10)).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(body, mostHead)).ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, &h)
 	}

@@ -18,8 +18,8 @@ import (
 // announce publishes in Redis that a task has ended, and ends its run. It adds a small
 // result for a producer without a Store; all other results are read from the bucket. It
 // returns an error only if the producer, or the receiver of its webhook, would not learn of
-// the end otherwise.
-func (e *Engine) announce(ctx context.Context, j *job, r tasks.Result, document []byte) error {
+// the end otherwise. announced says that it was announced before, so that its cost is counted.
+func (e *Engine) announce(ctx context.Context, j *job, r tasks.Result, document []byte, announced bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	end := taskstate.End{Status: string(r.Status)}
@@ -35,8 +35,15 @@ func (e *Engine) announce(ctx context.Context, j *job, r tasks.Result, document 
 	ended := taskstate.Finish(ctx, e.cfg.Redis, pipe, j.task.ID, end)
 	done := pipe.ZRem(ctx, queue.DeadlinesKey(tasks.Queue(j.task.Kind, j.task.Lane)), j.task.ID)
 	told := e.callAnnounceHook(ctx, pipe, j, r)
+	settled := func() error { return nil }
+	if e.cfg.Hooks.Settle != nil && r.Status != "" && !announced {
+		settled = e.cfg.Hooks.Settle(ctx, pipe, j.task.Tenant, r)
+	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	finished := ended()
+	if err := settled(); err != nil {
+		e.cfg.Log.Warn("costs wait for Redis: they join the ledger with the next task, or by neuronmill usage --rebuild", "task", j.task.ID, "error", clean(err.Error()))
+	}
 	if err := told(); err != nil {
 		return &redisError{fmt.Errorf("tell of the end: %w", err)}
 	}
@@ -79,7 +86,7 @@ func (e *Engine) announceStored(ctx context.Context, j *job) error {
 	}
 	var r tasks.Result
 	if document == nil || json.Unmarshal(document, &r) != nil {
-		return e.announce(ctx, j, tasks.Result{}, nil) // removed or damaged: the task has ended all the same
+		return e.announce(ctx, j, tasks.Result{}, nil, true) // removed or damaged: the task has ended all the same
 	}
 	if r.Status == tasks.Failed && r.Error != nil {
 		if err := tasks.ListFailure(ctx, e.cfg.Store, j.task.Tenant, r, j.document, false); err != nil {
@@ -87,7 +94,11 @@ func (e *Engine) announceStored(ctx context.Context, j *job) error {
 		}
 	}
 	j.observeEnd(r, true)
-	return e.announce(ctx, j, r, document)
+	known, err := e.readCounters(ctx, j.task.ID)
+	if err != nil {
+		return err
+	}
+	return e.announce(ctx, j, r, document, known.ended)
 }
 
 // readResult reads the stored result of a task; nil when there is none.

@@ -91,7 +91,7 @@ func (e *Engine) storeResult(ctx context.Context, j *job, r tasks.Result) error 
 			return err
 		}
 	}
-	return e.announce(ctx, j, r, document)
+	return e.announce(ctx, j, r, document, false)
 }
 
 // result returns a result document with all fields but the output, the error and the files.
@@ -100,7 +100,7 @@ func (j *job) result(s tasks.Status) tasks.Result {
 		ID: j.task.ID, Kind: j.task.Kind, Status: s, Model: j.task.Model,
 		Artefacts: []tasks.Artefact{}, Usage: j.usage(),
 		CreatedAt: j.task.CreatedAt, FinishedAt: time.Now().UTC(),
-		Attempts: j.counts.spent(), Metadata: j.task.Metadata, Digest: j.task.Digest,
+		Attempts: j.counts.spent(), Metadata: j.task.Metadata, Origin: j.task.Origin, Digest: j.task.Digest,
 	}
 	if r.Metadata == nil {
 		r.Metadata = map[string]string{}

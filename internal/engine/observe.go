@@ -26,6 +26,10 @@ type Hooks struct {
 	// announced again if Redis fails, or if the worker dies before the queue forgets the
 	// task. The task may have an unknown kind or tenant.
 	Announce func(ctx context.Context, pipe redis.Pipeliner, t tasks.Task, r tasks.Result)
+	// Settle adds commands to the same round trip that count the cost of the ended task, and
+	// returns what checks their replies. An end that was announced before is not settled
+	// again, but one whose announcement failed may be.
+	Settle func(ctx context.Context, pipe redis.Pipeliner, tenant string, r tasks.Result) (done func() error)
 }
 
 // Live gets the partial output of running tasks, for their followers. Its methods must not

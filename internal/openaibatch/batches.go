@@ -50,6 +50,7 @@ func New(b *batch.Batches) *Batches {
 type request struct {
 	ID string `json:"id"`
 	openai.BatchRequest
+	Key       string    `json:"key,omitempty"` // id of the API key that created it
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -78,9 +79,9 @@ func (b *Batches) finalKey(id string) string {
 }
 
 // Create accepts a batch under an id of NewID. Repeated with the same id it returns the
-// same batch.
-func (b *Batches) Create(ctx context.Context, id string, r *openai.BatchRequest) (*Object, error) {
-	document := request{ID: id, BatchRequest: *r, CreatedAt: time.Now().UTC().Truncate(time.Second)}
+// same batch. key is the id of the caller's API key, for the usage; it may be empty.
+func (b *Batches) Create(ctx context.Context, id, key string, r *openai.BatchRequest) (*Object, error) {
+	document := request{ID: id, BatchRequest: *r, Key: key, CreatedAt: time.Now().UTC().Truncate(time.Second)}
 	if err := b.create(ctx, b.requestKey(id), document); err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func (r *Runner) accept(ctx context.Context, b *Batches, q *request) (*batch.Bat
 		return nil, err
 	}
 	src := batch.Source{Name: file.Name, Format: lines.format, Open: func() (io.ReadCloser, error) { return openPlain(ctx, b.Files, file.ID) }}
-	return b.Accept(ctx, NativeID(q.ID), src, batch.AcceptOptions{Deadline: q.expiresAt(), Metadata: q.Metadata, ByWorkers: true, NoOutput: true})
+	return b.Accept(ctx, NativeID(q.ID), src, batch.AcceptOptions{Deadline: q.expiresAt(), Metadata: q.Metadata, Key: q.Key, ByWorkers: true, NoOutput: true})
 }
 
 var errCompressed = errors.New("the file is compressed")

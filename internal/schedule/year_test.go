@@ -86,7 +86,11 @@ func TestAYearOfSchedulesFiresEachSlotOnce(t *testing.T) {
 				t.Errorf("%s ran %d times", slot, w.ran[id])
 			}
 		}
-		require.Equal(t, len(want), len(w.ran), "nothing ran that is no slot")
+		for id := range w.ran {
+			if want[id] == "" {
+				t.Errorf("%s ran, and belongs to no slot", id)
+			}
+		}
 	})
 }
 

@@ -92,7 +92,7 @@ func (h *Handler) createBatch(x *exchange) error {
 		if err := h.checkInput(ctx, x, request.InputFileID); err != nil {
 			return err
 		}
-		known, err = h.batchesOf(x).Create(ctx, id, request)
+		known, err = h.batchesOf(x).Create(ctx, id, x.caller.Key, request)
 	}
 	if err != nil {
 		return err

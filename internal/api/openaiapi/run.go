@@ -79,7 +79,7 @@ func (h *Handler) run(x *exchange, j *job) error {
 func (h *Handler) enqueue(ctx context.Context, x *exchange, j *job) error {
 	options := []tasks.Option{
 		tasks.WithModel(j.request.Model), tasks.WithLane(tasks.Interactive), tasks.WithIdempotencyKey(j.key.Key),
-		tasks.WithTimeToLive(max(x.maxWait, 5*time.Second)), tasks.WithDurability(tasks.InRedis),
+		tasks.WithTimeToLive(max(x.maxWait, 5*time.Second)), tasks.WithDurability(tasks.InRedis), tasks.WithAPIKey(x.caller.Key),
 	}
 	if len(j.request.Metadata) > 0 {
 		options = append(options, tasks.WithMetadata(j.request.Metadata))

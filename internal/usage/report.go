@@ -1,0 +1,174 @@
+package usage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/history"
+)
+
+// ByDay sums by day, where a Dimension sums by value.
+const ByDay Dimension = "day"
+
+// MostDays is the most days of a report.
+const MostDays = int(KeptFor / (24 * time.Hour))
+
+// Query selects what a report has.
+type Query struct {
+	Tenant string    // only this tenant; empty means all
+	Last   string    // the last day; empty means today
+	Days   int       // how many days until then; 0 means 1
+	By     Dimension // empty means ByModel for one day, ByDay for several
+}
+
+// Report is usage as people and programs get it.
+type Report struct {
+	From  string    `json:"from" doc:"The first day, in UTC." example:"2026-11-27"`
+	To    string    `json:"to" doc:"The last day."`
+	By    Dimension `json:"by" enum:"day,tenant,key,model,batch,schedule"`
+	Rows  []Figures `json:"rows" doc:"The dearest first; days in their order. Tasks without a key, batch or schedule are in no row by it."`
+	Total Figures   `json:"total"`
+	// Billed is missing in the report of one tenant: the free allocation is the account's.
+	Billed   *float64  `json:"billed_dollars,omitempty" doc:"Price of all days beyond the free 10,000 neurons of each; only for the whole account."`
+	Forecast *Forecast `json:"forecast,omitempty" doc:"Of today, when the report ends with it."`
+}
+
+// Figures are the figures of a row.
+type Figures struct {
+	Value     string  `json:"value,omitempty" doc:"The day, or the name of what is summed; (other) sums what is beyond 200 names a day."`
+	Neurons   float64 `json:"neurons"`
+	Dollars   float64 `json:"dollars" doc:"List price, without the free allocation."`
+	Tasks     int     `json:"tasks" doc:"That have ended."`
+	Calls     int     `json:"calls"`
+	Unsettled int     `json:"unsettled" doc:"Calls that may have been billed, at a price that is not known: a worker or connection broke."`
+}
+
+// Forecast is what a day will have cost at its end.
+type Forecast struct {
+	Day     string  `json:"day"`
+	Neurons float64 `json:"neurons" doc:"So far, and to the end of the day at the pace of the last hour."`
+	Dollars float64 `json:"dollars" doc:"List price; for the whole account beyond the free allocation."`
+}
+
+func figures(value string, s Sum) Figures {
+	return Figures{Value: value, Neurons: s.Neurons(), Dollars: s.Dollars(), Tasks: s.Tasks, Calls: s.Calls, Unsettled: s.Unsettled}
+}
+
+// dates returns the days of a query, or what is wrong with it.
+func (q *Query) dates(now time.Time) ([]string, error) {
+	last := now.UTC()
+	if q.Last != "" {
+		var err error
+		if last, err = time.ParseInLocation(time.DateOnly, q.Last, time.UTC); err != nil {
+			return nil, fmt.Errorf("day: %q is not a day such as 2026-11-27", q.Last)
+		}
+	}
+	if q.Days == 0 {
+		q.Days = 1
+	}
+	if q.Days < 1 || q.Days > MostDays {
+		return nil, fmt.Errorf("days: must be from 1 to %d", MostDays)
+	}
+	if q.By == "" {
+		if q.By = ByModel; q.Days > 1 {
+			q.By = ByDay
+		}
+	}
+	if q.By != ByDay && !slices.Contains(Dimensions, q.By) {
+		return nil, fmt.Errorf("by: %q is none of day, %s", q.By, joined())
+	}
+	if q.By == ByTenant && q.Tenant != "" {
+		return nil, errors.New("by: one tenant cannot be summed by tenant")
+	}
+	return LastDays(last, q.Days), nil
+}
+
+func joined() string {
+	names := make([]string, len(Dimensions))
+	for i, d := range Dimensions {
+		names[i] = string(d)
+	}
+	return strings.Join(names, ", ")
+}
+
+// InvalidQuery is the error of a Query that is not valid; its text begins with the field.
+type InvalidQuery struct{ error }
+
+// Report sums the usage of the days of a query. The error is an InvalidQuery if the query is
+// not valid.
+func (l *Ledger) Report(ctx context.Context, q Query, now time.Time) (Report, error) {
+	dates, err := q.dates(now)
+	if err != nil {
+		return Report{}, InvalidQuery{err}
+	}
+	report := Report{From: dates[0], To: dates[len(dates)-1], By: q.By, Rows: []Figures{}}
+	var all, last Day
+	billed := 0.0
+	for _, date := range dates {
+		if last, err = l.day(ctx, date, q.Tenant); err != nil {
+			return Report{}, err
+		}
+		if q.By == ByDay {
+			report.Rows = append(report.Rows, figures(date, last.Total))
+		}
+		billed += last.Total.Billed()
+		all.Total = all.Total.Add(last.Total)
+		for value, s := range last.By[q.By] {
+			all.addTo(q.By, value, s)
+		}
+	}
+	for _, row := range all.Rows(q.By) {
+		if row.Sum != (Sum{}) {
+			report.Rows = append(report.Rows, figures(row.Value, row.Sum))
+		}
+	}
+	report.Total = figures("", all.Total)
+	if q.Tenant == "" {
+		report.Billed = &billed
+	}
+	if last.Date == DayOf(now) {
+		report.Forecast, err = l.forecast(ctx, last, q.Tenant, now)
+	}
+	return report, err
+}
+
+func (l *Ledger) day(ctx context.Context, date, tenant string) (Day, error) {
+	if tenant == "" {
+		return l.Account(ctx, date)
+	}
+	return l.Tenant(ctx, date, tenant)
+}
+
+// forecast adds the pace of the last hour to what a day has cost so far.
+func (l *Ledger) forecast(ctx context.Context, today Day, tenant string, now time.Time) (*Forecast, error) {
+	tenants := []string{tenant}
+	if tenant == "" {
+		tenants = nil
+		for t := range today.By[ByTenant] {
+			tenants = append(tenants, t)
+		}
+	}
+	past := &history.History{Redis: l.Redis}
+	hour := 0.0
+	for _, t := range tenants {
+		minutes, err := past.Minutes(ctx, t, now, 60)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range minutes {
+			hour += m.Neurons
+		}
+	}
+	now = now.UTC()
+	left := now.Truncate(24*time.Hour).AddDate(0, 0, 1).Sub(now).Hours()
+	s := Sum{MicroNeurons: today.Total.MicroNeurons + int64(hour*left*1e6)}
+	f := &Forecast{Day: today.Date, Neurons: s.Neurons(), Dollars: s.Dollars()}
+	if tenant == "" {
+		f.Dollars = s.Billed()
+	}
+	return f, nil
+}
