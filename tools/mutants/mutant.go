@@ -132,15 +132,12 @@ func judge(ctx context.Context, o options, m mutant) verdict {
 	}
 	binary := filepath.Join(dir, "mutant.test")
 	build := []string{"test", "-c", "-overlay", overlay, "-vet=off", "-o", binary, m.Package}
-	if out, err := output(ctx, 10*time.Minute, exec.Command("go", build...)); err != nil {
+	if out, err := output(ctx, 10*time.Minute, ".", "go", build...); err != nil {
 		return verdict{why: "it does not build: " + firstLine(out, "")}
 	}
 	v := verdict{}
 	for round := range o.rounds {
-		test := exec.Command(binary, m.testArgs(o.limit)...)
-		test.Dir = m.Package
-		test.Env = append(os.Environ(), "MUTANT="+m.Name) // tests wait for less time: they are meant to fail
-		out, err := output(ctx, o.limit+time.Minute, test)
+		out, err := output(ctx, o.limit+time.Minute, m.Package, binary, m.testArgs(o.limit)...)
 		if v = judgeOutput(m, out, err); !v.killed {
 			if o.rounds > 1 {
 				v.why += fmt.Sprintf(" (round %d of %d)", round+1, o.rounds)
@@ -160,13 +157,14 @@ func (m mutant) testArgs(limit time.Duration) []string {
 	return append(args, m.Args...)
 }
 
-// output runs a command for at most limit and returns what it printed.
-func output(ctx context.Context, limit time.Duration, cmd *exec.Cmd) (string, error) {
+// output runs a command in a folder for at most limit, and returns what it printed.
+func output(ctx context.Context, limit time.Duration, dir, program string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	whole := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...)
-	whole.Dir, whole.Env, whole.WaitDelay = cmd.Dir, cmd.Env, time.Second
-	out, err := whole.CombinedOutput()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir, cmd.WaitDelay = dir, time.Second
+	cmd.Env = append(os.Environ(), "MUTANT=yes") // tests wait for less time: they are meant to fail
+	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
