@@ -78,6 +78,10 @@ func (c *Client) accept(ctx context.Context, requests []Request) []*candidate {
 		n.task, n.err = c.prepare(r.Payload, o, now)
 		all[i] = n
 	}
+	var memory string // asked before the keys and the bucket are, so that it is not newer than their answers
+	if slices.ContainsFunc(all, func(n *candidate) bool { return n.err == nil }) {
+		memory = c.took.known(ctx, c.cfg.Redis)
+	}
 	c.claim(ctx, all)
 	records := c.share(all)
 
@@ -107,7 +111,7 @@ func (c *Client) accept(ctx context.Context, requests []Request) []*candidate {
 		}
 	}
 	if len(queue) > 0 {
-		c.push(ctx, queue, now)
+		c.push(ctx, queue, now, memory)
 	}
 	c.observe(queue)
 	return all
@@ -132,16 +136,16 @@ func (c *Client) observe(queue []*candidate) {
 const recordsFresh = 30 * time.Second
 
 // push enqueues candidates. It removes the pending record of a task that Redis refused,
-// so that a plain error means that the task never runs.
-func (c *Client) push(ctx context.Context, queue []*candidate, begun time.Time) {
-	name := c.took.known(ctx, c.cfg.Redis)
+// so that a plain error means that the task never runs. memory is the name of the memory of
+// Redis when the acceptance began.
+func (c *Client) push(ctx context.Context, queue []*candidate, begun time.Time, memory string) {
 	some := make([]Task, len(queue))
 	for i, n := range queue {
 		some[i] = n.task
 		// Workers check the bucket for a result unless the task is certainly new. A
 		// client without a Store cannot know whether a keyed task is new.
 		if !n.claimed && !n.existing && (!n.keyed || c.cfg.Store != nil) {
-			some[i].Redis = name
+			some[i].Redis = memory
 		}
 	}
 	pushed := c.queueAll(ctx, some)

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/gate"
-	"github.com/neuronmill/neuronmill/internal/liveness"
+	"github.com/neuronmill/neuronmill/internal/replid"
 	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai"
@@ -86,7 +86,7 @@ func (e *Engine) countNew(ctx context.Context, j *job) error {
 		j.mayCall.Store(false)
 		j.held = true
 		e.uncount(ctx, []*job{j})
-		return &requeueError{after: liveness.Stabilisation, why: "Redis lost its memory"}
+		return errForgot()
 	case ctx.Err() != nil:
 		j.mayCall.Store(false)
 		j.held = true
@@ -98,17 +98,29 @@ func (e *Engine) countNew(ctx context.Context, j *job) error {
 	return nil
 }
 
-// countFirst claims the task with its first call, and reports whether Redis still knows this
-// process by its heartbeat.
+// countFirst claims the task with its first call, and reports whether Redis still has the
+// memory of the Redis that accepted the task.
 func (e *Engine) countFirst(ctx context.Context, j *job, run string) (isNew, known bool, err error) {
-	var alive *redis.IntCmd
-	isNew, err = e.owner().CountFirst(ctx, j.record(), run, func(pipe redis.Pipeliner) {
-		alive = pipe.Exists(ctx, liveness.Key(e.process.ID()))
-	})
+	mark, read := e.readMark(ctx)
+	isNew, err = e.owner().CountFirst(ctx, j.record(), run, read)
 	if err == nil {
-		err = alive.Err()
+		known, err = e.remembers(ctx, mark())
 	}
-	return isNew, alive.Val() > 0, err
+	return isNew, known && e.process.Current(j.task.Redis), err
+}
+
+// readMark returns a command for the round trip of a claim, and its reply for remembers.
+func (e *Engine) readMark(ctx context.Context) (reply func() *redis.StringCmd, read func(redis.Pipeliner)) {
+	var mark *redis.StringCmd
+	return func() *redis.StringCmd { return mark }, func(pipe redis.Pipeliner) { mark = pipe.Get(ctx, replid.MarkKey) }
+}
+
+// remembers reports whether Redis knows all claims of living processes.
+func (e *Engine) remembers(ctx context.Context, mark *redis.StringCmd) (bool, error) {
+	if err := mark.Err(); err != nil && !errors.Is(err, redis.Nil) {
+		return false, err
+	}
+	return e.process.Remembers(ctx, mark.Val())
 }
 
 // countStarted counts a call of this run; the first call also counts an attempt.

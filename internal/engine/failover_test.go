@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/queue"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/storage"
@@ -120,4 +121,33 @@ func TestAKeyThatRedisForgotIsPaidForOnce(t *testing.T) {
 		}
 		require.Len(t, r.ai.Requests(), 1)
 	})
+}
+
+// TestATaskIsPaidOnceHoweverRedisForgetsIt: FLUSHALL keeps the replication id and all
+// connections. A client whose answer was lost repeats its request after it, and a worker
+// may have decided before it that a task is new.
+func TestATaskIsPaidOnceHoweverRedisForgetsIt(t *testing.T) {
+	t.Parallel()
+	for name, forget := range map[string]func(*redistest.Server){"restart": (*redistest.Server).Wipe, "FLUSHALL": (*redistest.Server).Flush} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T, r *rig) {
+				id := r.enqueue(tasks.Text{Prompt: "hi"})
+				name := tasks.Queue(tasks.KindText, tasks.Interactive)
+				accepted := []byte(r.redis.HGet(t.Context(), "asynq:{"+name+"}:t:"+id, "msg").Val())
+				require.NotEmpty(t, accepted)
+				r.work()
+				require.Equal(t, tasks.Completed, r.wait(id).Status)
+				for _, after := range []time.Duration{0, time.Second, 5 * time.Second, time.Minute} {
+					forget(r.server)
+					time.Sleep(after)
+					again := queue.Push(t.Context(), r.redis, []queue.Entry{{
+						Queue: name, ID: id, Message: accepted, Accepted: time.Now(), Expires: time.Now().Add(time.Hour),
+					}})
+					require.NoError(t, again[0].Err)
+					time.Sleep(time.Minute)
+					require.Len(t, r.ai.Requests(), 1, "%v after Redis was emptied", after)
+				}
+			})
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/liveness"
 	"github.com/neuronmill/neuronmill/internal/taskstate"
 )
 
@@ -14,6 +15,13 @@ import (
 
 // errOwned returns the error for a task that another living process owns.
 func errOwned() error { return &requeueError{after: 5 * time.Second, why: "another worker is at it"} }
+
+// errForgot returns the error for a task whose claim cannot be trusted: Redis has lost its
+// memory, and with it the claim of a worker that may be calling for the task right now.
+// Living workers register their claims again meanwhile.
+func errForgot() error {
+	return &requeueError{after: liveness.Stabilisation, why: "Redis lost its memory"}
+}
 
 // owner returns this process as the owner of tasks.
 func (e *Engine) owner() taskstate.Owner {
@@ -30,7 +38,15 @@ func (j *job) record() taskstate.Task {
 func (e *Engine) claim(ctx context.Context, j *job) error {
 	me := e.owner()
 	for {
-		owner, read, err := me.Claim(ctx, j.record())
+		mark, readMark := e.readMark(ctx)
+		owner, read, err := me.Claim(ctx, j.record(), readMark)
+		if err == nil && owner == me.ID {
+			var known bool
+			if known, err = e.remembers(ctx, mark()); err == nil && !known {
+				j.held, j.unread = true, true
+				return errForgot()
+			}
+		}
 		if err != nil {
 			j.held, j.unread = true, true // perhaps claimed: only the reply may be lost
 			return &redisError{fmt.Errorf("claim the task: %w", err)}

@@ -113,7 +113,7 @@ func newPlan(seed uint64) *plan {
 }
 
 func (p *plan) drawEvents() {
-	r := p.chance("events")
+	r, wipes := p.chance("events"), p.chance("wipes")
 	for range 2 + r.IntN(5) {
 		e := event{at: between(r, time.Second, p.span), node: r.IntN(p.nodes)}
 		e.what = oneOf(r, "kill", "kill", "kill", "drain", "freeze", "cut off", "redis down", "store down", "wipe", "set back", "refuse")
@@ -129,6 +129,8 @@ func (p *plan) drawEvents() {
 			e.long = between(r, time.Second, 50*time.Second)
 		case "set back":
 			e.long = between(r, 5*time.Second, 30*time.Second)
+		case "wipe":
+			e.aim = oneOf(wipes, "", "FLUSHALL")
 		case "refuse":
 			e.long = between(r, time.Second, 20*time.Second)
 			e.aim = oneOf(r, "LOADING Redis is loading the dataset in memory", "OOM command not allowed when used memory > 'maxmemory'.", "READONLY You can't write against a read only replica.")

@@ -274,7 +274,11 @@ func (s *sim) happen(e event) {
 		time.Sleep(e.long)
 		s.everyLink(mend)
 	case "wipe":
-		s.outOfReach(s.server.Wipe)
+		if e.aim == "FLUSHALL" {
+			s.server.Flush()
+		} else {
+			s.outOfReach(s.server.Wipe)
+		}
 		s.forgot()
 	case "set back":
 		var before redistest.Snapshot

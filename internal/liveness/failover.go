@@ -11,24 +11,24 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// detector detects a failover by the replication ID of the Redis that answers. The new
-// server may have lost the latest writes and claims. The check runs before a claim if
-// there is a new connection, or a cluster node that is new to this client, since the last
-// check. See watch.
+// detector detects a failover by the name of the memory of the Redis that answers. The new
+// server, or one that was emptied, may have lost the latest writes and claims. The check
+// runs before a claim if there is a new connection, or a cluster node that is new to this
+// client, since the last check. See watch and Process.Remembers.
 type detector struct {
 	redis      redis.UniversalClient
 	onFailover func(context.Context) // called when another server answers than at the last check
 	checking   chan struct{}         // a lock of one element: the caller that checks
 	connected  atomic.Bool           // a connection was opened after the last check
 	mu         sync.Mutex
-	id         string // replication ID, see package replid; empty before the first check
+	id         string // name of the memory, see package replid; empty before the first check
 }
 
 func newDetector(r redis.UniversalClient, onFailover func(context.Context)) *detector {
 	return &detector{redis: r, onFailover: onFailover, checking: make(chan struct{}, 1)}
 }
 
-// check finds out which server answers, if a connection is newer than the last check or
+// check finds out whose memory answers, if a connection is newer than the last check or
 // insist is set. Concurrent callers wait for the running check.
 func (d *detector) check(ctx context.Context, insist bool) error {
 	select {
@@ -43,10 +43,10 @@ func (d *detector) check(ctx context.Context, insist bool) error {
 	id, err := replid.Ask(ctx, d.redis)
 	if err != nil {
 		d.connected.Store(true)
-		return fmt.Errorf("ask redis for its replication id: %w", err)
+		return fmt.Errorf("ask redis for the name of its memory: %w", err)
 	}
 	if id == "" {
-		return nil // the server reports no ID, or none at the moment
+		return nil // the server tells no name, or none at the moment
 	}
 	d.mu.Lock()
 	before := d.id
@@ -58,11 +58,14 @@ func (d *detector) check(ctx context.Context, insist bool) error {
 	return nil
 }
 
-// current reports whether the Redis with this id answered at the last check.
-func (d *detector) current(id string) bool {
+// current reports whether the memory with this name answered at the last check.
+func (d *detector) current(id string) bool { return id == d.last() }
+
+// last returns the name at the last check; empty when there is none.
+func (d *detector) last() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return id == d.id
+	return d.id
 }
 
 // watch adds a hook for new connections to the client, or to each node of a cluster client.

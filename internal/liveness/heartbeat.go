@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/internal/replid"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -144,8 +145,21 @@ func (p *Process) SinceBreak() time.Time {
 // CheckFailover checks which Redis answers, if a connection is newer than the last check.
 func (p *Process) CheckFailover(ctx context.Context) error { return p.failover.check(ctx, false) }
 
-// Current reports whether the Redis with a replication id answers, without a failover since.
-func (p *Process) Current(redisID string) bool { return redisID != "" && p.failover.current(redisID) }
+// Current reports whether the memory of Redis with this name, see package replid, answered
+// at the last check.
+func (p *Process) Current(memory string) bool { return memory != "" && p.failover.current(memory) }
+
+// Remembers reports whether Redis still has the memory of the last check. mark is the value
+// of replid.MarkKey, read after a claim. It checks again when it is another one, or when
+// the claim may have gone over a new connection.
+func (p *Process) Remembers(ctx context.Context, mark string) (bool, error) {
+	before := p.failover.last()
+	forgot := before != "" && !replid.HasMark(before, mark)
+	if err := p.failover.check(ctx, forgot); err != nil {
+		return false, err
+	}
+	return !forgot && p.failover.current(before), nil
+}
 
 // StabilisationLeft returns how long a task must wait until all living owners have
 // registered again; 0 means not at all. It applies to tasks older than the last break of

@@ -66,6 +66,6 @@ func TestTheReplicationIDIsTold(t *testing.T) {
 	for name, client := range clients(t) {
 		id, err := replid.Ask(t.Context(), client)
 		require.NoError(t, err, name)
-		require.Equal(t, "first", id, name)
+		require.True(t, strings.HasPrefix(id, "first"), name)
 	}
 }

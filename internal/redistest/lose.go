@@ -56,6 +56,9 @@ func (s *Server) refuse(c *server.Peer, cmd string, args ...string) bool {
 // Wipe deletes everything, scripts included, as a restart of Redis without a file does.
 func (s *Server) Wipe() { s.Restore(Snapshot{}) }
 
+// Flush deletes all keys, as FLUSHALL does: connections, scripts and the replication ID stay.
+func (s *Server) Flush() { s.mini.FlushAll() }
+
 // Snapshot is the content of Redis at a moment.
 type Snapshot struct {
 	at      time.Time

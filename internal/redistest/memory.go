@@ -42,7 +42,7 @@ func New(t testing.TB) *Server {
 }
 
 // replicationID returns the replication ID after a number of restarts.
-func replicationID(restarts int) string { return fmt.Sprintf("%012d", restarts) }
+func replicationID(restarts int) string { return fmt.Sprintf("%06d", restarts) }
 
 // Client returns a client over a link; a nil Link never breaks. The client is closed with
 // the test.

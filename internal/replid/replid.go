@@ -1,11 +1,13 @@
-// Package replid reads the replication id of Redis, for failover detection. A server that
-// restarts, or is promoted from a replica, has a new replication id (INFO replication,
-// https://redis.io/docs/latest/commands/info/). It may lack the last writes of its
-// predecessor.
+// Package replid names the memory of a Redis, to notice that it was lost. The name has two
+// parts. The replication id changes when a server restarts or is promoted from a replica
+// (INFO replication, https://redis.io/docs/latest/commands/info/): it may lack the last
+// writes of its predecessor. A mark, a key with a random value, is gone after FLUSHALL,
+// which keeps the replication id.
 package replid
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -16,22 +18,57 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Section is the section of INFO that contains the id.
-const Section = "replication"
+const (
+	// Section is the section of INFO that contains the replication id.
+	Section = "replication"
+	// MarkKey is the key of the mark. The first process that asks for a name creates it.
+	MarkKey = "neuronmill:memory"
+)
 
-// size is the number of characters that are kept of an id; they suffice to tell ids apart.
-const size = 12
+// part is the length of each part of a name in characters; they suffice to tell names apart.
+const part = 6
 
-// of returns the id in the output of INFO; empty when it is missing.
+// HasMark reports whether a name has the given mark, the value of MarkKey.
+func HasMark(name, mark string) bool { return mark != "" && strings.HasSuffix(name, mark) }
+
+// Ask returns the name of the memory of a Redis. It returns an empty text when a server
+// refuses to tell its id or, as a replica, to write the mark.
+func Ask(ctx context.Context, r redis.UniversalClient) (string, error) {
+	id, err := askAll(ctx, r)
+	if id == "" || err != nil {
+		return "", err
+	}
+	mark, err := askMark(ctx, r)
+	if mark == "" || err != nil {
+		return "", err
+	}
+	return id + mark, nil
+}
+
+// askMark reads the mark, and creates it if it is missing.
+func askMark(ctx context.Context, r redis.UniversalClient) (string, error) {
+	mark, err := r.Get(ctx, MarkKey).Result()
+	if errors.Is(err, redis.Nil) {
+		if err = r.SetNX(ctx, MarkKey, rand.Text()[:part], 0).Err(); err == nil {
+			mark, err = r.Get(ctx, MarkKey).Result()
+		}
+	}
+	if _, no := errors.AsType[redis.Error](err); no {
+		return "", nil
+	}
+	return mark, err
+}
+
+// of returns the replication id in the output of INFO; empty when it is missing.
 func of(info string) string {
 	_, rest, _ := strings.Cut(info, "master_replid:")
 	id, _, _ := strings.Cut(rest, "\r\n")
-	return id[:min(len(id), size)]
+	return id[:min(len(id), part)]
 }
 
-// Ask returns the id of a server. For a cluster it returns a digest of the ids of all
-// masters. It returns an empty text when a server refuses to tell its id.
-func Ask(ctx context.Context, r redis.UniversalClient) (string, error) {
+// askAll returns the replication id of a server, or a digest of those of all masters of a
+// cluster.
+func askAll(ctx context.Context, r redis.UniversalClient) (string, error) {
 	cluster, ok := r.(*redis.ClusterClient)
 	if !ok {
 		return ask(ctx, r)
@@ -52,7 +89,7 @@ func Ask(ctx context.Context, r redis.UniversalClient) (string, error) {
 	}
 	slices.Sort(ids)
 	sum := sha256.Sum256([]byte(strings.Join(ids, " ")))
-	return hex.EncodeToString(sum[:])[:size], nil
+	return hex.EncodeToString(sum[:])[:part], nil
 }
 
 func ask(ctx context.Context, r redis.Cmdable) (string, error) {

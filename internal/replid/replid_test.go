@@ -28,6 +28,23 @@ func TestAServerThatStartsAnewHasAnotherID(t *testing.T) {
 	require.NotEqual(t, first, second)
 }
 
+// TestAServerThatIsEmptiedHasAnotherName: FLUSHALL keeps the replication id.
+func TestAServerThatIsEmptiedHasAnotherName(t *testing.T) {
+	t.Parallel()
+	server := realtest.Redis(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr})
+	defer client.Close()
+	before, err := replid.Ask(t.Context(), client)
+	require.NoError(t, err)
+	require.True(t, replid.HasMark(before, client.Get(t.Context(), replid.MarkKey).Val()))
+	require.NoError(t, client.FlushAll(t.Context()).Err())
+	require.False(t, replid.HasMark(before, client.Get(t.Context(), replid.MarkKey).Val()))
+	after, err := replid.Ask(t.Context(), client)
+	require.NoError(t, err)
+	require.NotEqual(t, before, after)
+	require.Equal(t, before[:6], after[:6])
+}
+
 func TestAReplicaThatBecomesTheMasterHasAnotherID(t *testing.T) {
 	t.Parallel()
 	_, servers := realtest.RedisSentinel(t, "mill")

@@ -128,16 +128,21 @@ func (o Owner) all(ctx context.Context, s *redis.Script, calls []Call, args func
 // counts a repeated request with the same name once. isNew is false when the task has an
 // earlier run, another owner, or is cancelled.
 func (o Owner) CountFirst(ctx context.Context, t Task, run string, also func(redis.Pipeliner)) (isNew bool, err error) {
-	keys, args := []string{LiveKey(t.ID)}, []any{o.ID, t.Expires.Unix(), run}
+	n, err := o.runWith(ctx, countFirst, t, also, o.ID, t.Expires.Unix(), run).Int()
+	return n == 1, err
+}
+
+// runWith runs a script on the record of a task, and further commands in the same round trip.
+func (o Owner) runWith(ctx context.Context, s *redis.Script, t Task, also func(redis.Pipeliner), args ...any) *redis.Cmd {
+	keys := []string{LiveKey(t.ID)}
 	pipe := o.Redis.Pipeline()
-	counted := countFirst.EvalSha(ctx, pipe, keys, args...)
+	reply := s.EvalSha(ctx, pipe, keys, args...)
 	also(pipe)
 	_, _ = pipe.Exec(ctx) // each command has its own error
-	if redis.HasErrorPrefix(counted.Err(), "NOSCRIPT") {
-		counted = countFirst.Eval(ctx, o.Redis, keys, args...)
+	if redis.HasErrorPrefix(reply.Err(), "NOSCRIPT") {
+		reply = s.Eval(ctx, o.Redis, keys, args...)
 	}
-	n, err := counted.Int()
-	return n == 1, err
+	return reply
 }
 
 // CountFailure counts an attempt that failed before it sent a call, and returns the

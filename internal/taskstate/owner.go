@@ -42,13 +42,14 @@ type Task struct {
 }
 
 // Claim makes o the owner of a task that has none, and reads its counters. It returns the
-// owner: o itself, or the process that has claimed the task before.
-func (o Owner) Claim(ctx context.Context, t Task) (owner string, counters Counters, err error) {
+// owner: o itself, or the process that has claimed the task before. also adds further
+// commands to the round trip, after the claim.
+func (o Owner) Claim(ctx context.Context, t Task, also func(redis.Pipeliner)) (owner string, counters Counters, err error) {
 	args := []any{o.ID, t.Expires.Unix()}
 	for _, field := range CounterFields {
 		args = append(args, field)
 	}
-	values, err := claim.Run(ctx, o.Redis, []string{LiveKey(t.ID)}, args...).Slice()
+	values, err := o.runWith(ctx, claim, t, also, args...).Slice()
 	if err != nil {
 		return "", Counters{}, err
 	}
