@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -53,7 +55,10 @@ func TestSimulation(t *testing.T) {
 				s.run()
 				s.check()
 				if len(s.violations) > 0 {
-					t.Errorf("%sreplay with: go test ./internal/engine -run TestSimulation -sim.seed=%d\n%s", s.plan, seed, strings.Join(short(s.violations), "\n"))
+					log := filepath.Join(os.TempDir(), fmt.Sprintf("simulation-%d.log", seed)) // a rare failure may not come again
+					require.NoError(t, os.WriteFile(log, []byte(fmt.Sprint(s.plan, s.log.String())), 0o600))
+					t.Errorf("%sreplay with: go test ./internal/engine -run TestSimulation -sim.seed=%d; the log of this run: %s\n%s",
+						s.plan, seed, log, strings.Join(short(s.violations), "\n"))
 				}
 				if *oneSeed != 0 {
 					t.Logf("%s%s", s.plan, s.log.String())
