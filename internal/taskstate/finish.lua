@@ -6,7 +6,7 @@
 -- ARGV: seconds to live, status, document for the record, document to publish, seconds to live of that
 -- Reply: 1
 redis.call("HSET", KEYS[1], "ended", ARGV[2])
-redis.call("HDEL", KEYS[1], "holder", "idle", "cancelled", "run", "failure")
+redis.call("HDEL", KEYS[1], "holder", "memory", "idle", "cancelled", "run", "failure")
 if ARGV[3] ~= "" then redis.call("HSET", KEYS[1], "result", ARGV[3]) end
 redis.call("EXPIRE", KEYS[1], ARGV[1])
 if ARGV[4] ~= "" then redis.call("SET", KEYS[2], ARGV[4], "EX", ARGV[5]) end
