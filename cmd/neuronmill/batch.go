@@ -177,6 +177,11 @@ func (f batchFile) settings() []string {
 	return []string{string(f.Kind), f.Model, f.Column, f.IDColumn, string(with), fmt.Sprint(f.SkipInvalid)}
 }
 
+// batchLimits end a batch early.
+type batchLimits struct {
+	AutoStop batch.AutoStop `name:"auto-stop" placeholder:"LIMIT" help:"End the batch once too many of its lines have failed: \"failed>5%%\". Retry runs the rest."`
+}
+
 // batchOutput says where and in which form the output goes.
 type batchOutput struct {
 	Output string             `short:"o" placeholder:"FILE" help:"Put the output there; stdout when left out. A name that ends in .gz is compressed."`
@@ -204,8 +209,9 @@ func batches(stack *app.Stack, g *globals) *batch.Batches {
 }
 
 // accept stores a file as a batch and prints its invalid lines.
-func (f batchFile) accept(g *globals, b *batch.Batches, id string, src batch.Source, byWorkers bool) (*batch.Batch, error) {
-	d, err := b.Accept(g.ctx, id, src, batch.AcceptOptions{ByWorkers: byWorkers, SkipInvalid: f.SkipInvalid})
+func (f batchFile) accept(g *globals, b *batch.Batches, id string, src batch.Source, o batch.AcceptOptions) (*batch.Batch, error) {
+	o.SkipInvalid = f.SkipInvalid
+	d, err := b.Accept(g.ctx, id, src, o)
 	if invalid, ok := errors.AsType[*batch.InvalidError](err); ok {
 		printProblems(g, invalid.Report)
 		return nil, app.Usage(fmt.Errorf("%w, and nothing was run; --skip-invalid runs the others", err))
@@ -296,6 +302,7 @@ func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
 
 type batchSubmitCmd struct {
 	batchFile
+	batchLimits
 	IdempotencyKey string            `placeholder:"KEY" help:"The same key gives the same batch."`
 	Metadata       map[string]string `placeholder:"K=V" mapsep:"," help:"Words of yours that status and list show."`
 }
@@ -323,7 +330,7 @@ func (c *batchSubmitCmd) Run(g *globals) error {
 	if c.IdempotencyKey != "" {
 		id = b.KeyedID(c.IdempotencyKey)
 	}
-	d, err := c.accept(g, b, id, src, true)
+	d, err := c.accept(g, b, id, src, batch.AcceptOptions{ByWorkers: true, AutoStop: c.AutoStop})
 	if err != nil {
 		return err
 	}

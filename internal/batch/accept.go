@@ -62,6 +62,7 @@ type AcceptOptions struct {
 	ByWorkers   bool   // workers drive the batch; otherwise the caller does
 	SkipInvalid bool   // run the valid lines of a file that has others
 	NoOutput    bool   // the end of the batch writes no output.jsonl
+	AutoStop    AutoStop
 }
 
 // InvalidError reports that a file has invalid lines and was not accepted.
@@ -107,7 +108,7 @@ func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOpti
 	}
 	d := &Batch{
 		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Segments: w.segments,
-		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput,
+		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput, AutoStop: o.AutoStop,
 	}
 	if o.Deadline.IsZero() {
 		d.Deadline = time.Time{}

@@ -48,25 +48,24 @@ func (d *driver) chunk(ctx context.Context, key string, records []record, untouc
 	case r == nil:
 		return failed(records, d.notRun()), nil
 	case r.Error == nil:
-		return d.completed(request, records, r), nil
+		end := d.completed(request, records, r)
+		d.tally(end.counts)
+		return end, nil
 	case len(records) > 1 && divisible(r.Error.Code):
 		return d.split(ctx, key, request, records, r, untouched)
 	}
-	if r.Error.Code == tasks.CodeCancelled && d.halted() {
+	stopped := r.Error.Code == tasks.CodeCancelled && d.halted()
+	if stopped {
 		r.Error = d.notRun()
 	}
 	end := failed(records, r.Error)
+	if !stopped {
+		d.tally(end.counts)
+	}
 	end.counts.Neurons = r.Usage.Neurons
 	end.costs = r.cost()
 	end.requests = []tasks.Request{request}
 	return end, nil
-}
-
-func (d *driver) notRun() *tasks.TaskError {
-	if d.code == CodeExpired {
-		return &tasks.TaskError{Code: CodeExpired, Message: "the deadline of the batch passed before the line was run"}
-	}
-	return &tasks.TaskError{Code: CodeCancelled, Message: "the batch was cancelled before the line was run"}
 }
 
 // request makes the task of a chunk.
