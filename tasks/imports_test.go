@@ -49,7 +49,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/api/ui":         {"tasks", "storage", "internal/keys", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/index", "internal/observe", "internal/batch", "internal/history", "internal/webhook", "internal/fetch"},
 		"internal/monitor":        {"tasks", "storage", "internal/gate", "internal/catalogue", "internal/replid"},
 		"internal/metrics":        {"tasks", "storage", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/webhook", "internal/fetch", "workersai"},
-		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid"},
+		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/batch", "internal/objects"},
 		"internal/openai":         {"tasks", "storage", "internal/catalogue", "internal/replid"},
 		"internal/batch":          {"tasks", "storage", "internal/catalogue", "internal/replid"},
 		"internal/files":          {"storage", "internal/objects"},

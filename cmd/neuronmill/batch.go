@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -124,32 +123,12 @@ func (i *interruptible) Read(p []byte) (int, error) {
 	return i.r.Read(p)
 }
 
-// format returns the form of the lines.
+// format returns the format of the lines.
 func (f batchFile) format() (batch.Format, error) {
-	name := strings.ToLower(f.File)
-	for _, suffix := range []string{".gz", ".zst"} {
-		name = strings.TrimSuffix(name, suffix)
-	}
-	ext := filepath.Ext(name)
-	tabular := f.Column != "" || ext == ".csv" || ext == ".tsv"
-	switch {
-	case f.Kind == "" && (f.Column != "" || f.IDColumn != "" || f.Model != "" || len(f.With) > 0):
-		return nil, errors.New("--column, --id-column, --model and --with are for plain lines and CSV: give their --kind")
-	case f.Kind == "" && tabular:
-		return nil, fmt.Errorf("%s is CSV: give the --kind of its lines and the --column with their input", f.File)
-	case f.Kind == "":
-		return batch.Native, nil
-	case !slices.ContainsFunc(tasks.Specs, func(s tasks.Spec) bool { return s.Kind == f.Kind }):
-		return nil, fmt.Errorf("--kind: there is no kind %q", f.Kind)
-	case tabular && f.Column == "":
-		return nil, fmt.Errorf("%s is CSV: give the --column with the input", f.File)
-	case f.IDColumn != "" && !tabular:
-		return nil, errors.New("--id-column is for CSV: give the --column with the input too")
-	}
-	t := batch.Template{Kind: f.Kind, Model: wholeModel(f.Model)}
+	form := batch.Form{Template: batch.Template{Kind: f.Kind, Model: wholeModel(f.Model)}, Column: f.Column, IDColumn: f.IDColumn}
 	for name, value := range f.With {
-		if t.Fields == nil {
-			t.Fields = map[string]batch.RawJSON{}
+		if form.Fields == nil {
+			form.Fields = map[string]batch.RawJSON{}
 		}
 		raw := batch.RawJSON(value)
 		if !raw.IsValid() {
@@ -159,16 +138,13 @@ func (f batchFile) format() (batch.Format, error) {
 			}
 			raw = encoded
 		}
-		t.Fields[name] = raw
+		form.Fields[name] = raw
 	}
-	if !tabular {
-		return t.Text(), nil
+	format, err := form.Format(f.File)
+	if invalid, ok := errors.AsType[tasks.ValidationError](err); ok {
+		return nil, fmt.Errorf("--%s %s", strings.ReplaceAll(invalid[0].Field, "_", "-"), invalid[0].Message)
 	}
-	comma := ','
-	if ext == ".tsv" {
-		comma = '\t'
-	}
-	return t.CSV(f.Column, f.IDColumn, comma), nil
+	return format, err
 }
 
 // settings returns the flags that change the lines.

@@ -89,10 +89,14 @@ func (d *driver) request(key string, records []record) (tasks.Request, error) {
 	if d.round.Model != "" {
 		model = d.round.Model
 	}
-	options := []tasks.Option{
+	var options []tasks.Option
+	if d.batch.Schedule != "" {
+		options = append(options, tasks.WithScheduleSlot(d.batch.Schedule, time.Time{})) // for the ledger; the key is that of the chunk
+	}
+	options = append(options,
 		tasks.WithBatchChunk(d.batch.ID, key), tasks.WithModel(model), tasks.WithLane(tasks.Bulk), tasks.WithAPIKey(d.batch.Key),
 		tasks.WithDurability(tasks.InRedis), // the segment in the bucket is the record
-	}
+	)
 	if at := d.batch.Deadline; !at.IsZero() && at.After(time.Now()) && d.round.Number == 0 {
 		options = append(options, tasks.WithDeadline(at))
 	}

@@ -58,6 +58,7 @@ type Batch struct {
 	Deadline  time.Time         `json:"deadline,omitzero"` // lines that have not run by then fail; zero means none
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	Key       string            `json:"key,omitempty"`        // id of the API key that submitted it
+	Schedule  string            `json:"schedule,omitempty"`   // name of the schedule that submitted it
 	ByWorkers bool              `json:"by_workers,omitempty"` // workers drive it
 	NoOutput  bool              `json:"no_output,omitempty"`  // its end writes no output.jsonl
 	AutoStop  AutoStop          `json:"auto_stop,omitzero"`
