@@ -46,7 +46,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"workersai/workersaitest": {"workersai", "internal/catalogue", "internal/media"},
 		"internal/keys":           {"storage"},
 		"internal/api":            {"tasks", "storage", "internal/keys", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/media", "internal/limits", "internal/events", "internal/index", "internal/observe", "internal/openai", "internal/api/openaiapi", "internal/batch", "internal/metrics", "internal/files", "internal/openaibatch", "internal/webhook", "internal/fetch", "workersai", "internal/api/ui", "internal/history", "internal/schedule", "internal/usage"},
-		"internal/api/ui":         {"tasks", "storage", "internal/keys", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/index", "internal/observe", "internal/batch", "internal/history", "internal/webhook", "internal/fetch"},
+		"internal/api/ui":         {"tasks", "storage", "internal/keys", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/index", "internal/observe", "internal/batch", "internal/history", "internal/schedule", "internal/usage", "internal/webhook", "internal/fetch"},
 		"internal/monitor":        {"tasks", "storage", "internal/gate", "internal/catalogue", "internal/replid"},
 		"internal/metrics":        {"tasks", "storage", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/webhook", "internal/fetch", "workersai"},
 		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid"},

@@ -22,13 +22,13 @@ import (
 var functions = template.FuncMap{
 	"link": link, "count": count, "neurons": neurons, "dollars": dollars, "when": when, "took": took, "clean": clean, "cut": cut,
 	"short": shortModel, "kinds": func() []tasks.Spec { return tasks.Specs }, "state": stateOf, "percent": percent, "bar": bar,
-	"meaning": meaning, "advice": advice, "list": func(items ...any) []any { return items }, "bytes": byteCount, "busy": busy, "pages": func() []navPage { return navPages },
+	"meaning": meaning, "advice": advice, "list": func(items ...any) []any { return items }, "bytes": byteCount, "busy": busy, "runtook": runTook, "slotkey": slotKey, "pages": func() []navPage { return navPages },
 }
 
 // navPage is a page that the frame links to.
 type navPage struct{ Nav, Path, Title string }
 
-var navPages = []navPage{{"overview", "/", "Overview"}, {"tasks", "/tasks", "Tasks"}, {"batches", "/batches", "Batches"}, {"errors", "/errors", "Errors"}, {"gates", "/gates", "Gates"},
+var navPages = []navPage{{"overview", "/", "Overview"}, {"tasks", "/tasks", "Tasks"}, {"batches", "/batches", "Batches"}, {"schedules", "/schedules", "Schedules"}, {"errors", "/errors", "Errors"}, {"gates", "/gates", "Gates"},
 	{"workers", "/workers", "Workers"}, {"webhooks", "/webhooks", "Webhooks"}, {"log", "/log", "Log"}}
 
 // count groups the digits of a number.
@@ -157,10 +157,12 @@ var marks = map[string]mark{
 	"closed": {"bars", "bad", "closed"}, "probing": {"run", "wait", "probing"}, "held": {"lock", "bad", "held"},
 	"waiting": {"ring", "wait", "waiting"}, "running": {"run", "accent", "running"}, "stopping": {"bars", "wait", "stopping"},
 	"cancelled": {"cross", "soft", "cancelled"}, "expired": {"clock", "bad", "expired"},
+	"fires": {"tick", "ok", "fires"}, "paused": {"bars", "wait", "paused"}, "skipped": {"skip", "wait", "skipped"}, "refused": {"cross", "bad", "refused"},
+	"claimed": {"clock", "wait", "starting"}, "unknown": {"ring", "soft", "not known"},
 	"delivered": {"tick", "ok", "delivered"}, "gone": {"cross", "soft", "gone"},
 }
 
-// stateOf returns the mark of a state of a task, a gate, a batch, a worker or a delivery.
+// stateOf returns the mark of a state of a task, a gate, a batch, a schedule, a worker or a delivery.
 func stateOf(word any) mark {
 	text := fmt.Sprint(word)
 	if m, ok := marks[text]; ok {
