@@ -14,6 +14,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/internal/schedule"
+	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/stretchr/testify/require"
 )
@@ -80,6 +81,7 @@ func TestEveryLinkOfTheDashboardAnswers(t *testing.T) {
 	}
 	b.uiEnded("default", tasks.Result{ID: "t_failed", Kind: tasks.KindText, Status: tasks.Failed, Error: &tasks.TaskError{Code: tasks.CodeNoCapacity, Message: "no capacity"}})
 	b.uiSchedule("default", schedule.Definition{Name: "report", Cron: "@daily", Kind: tasks.KindText, Payload: map[string]any{"prompt": "x"}})
+	b.uiSpent("default", tasks.Result{ID: "t_text", Model: "@cf/x/y", FinishedAt: time.Now(), Origin: tasks.Origin{Schedule: "report"}, Usage: tasks.Usage{Neurons: 5, Calls: 1}})
 	seen, next := map[string]bool{}, []string{"/ui/", "/ui/tasks/" + waiting.ID}
 	for len(next) > 0 && len(seen) < 300 {
 		path := next[0]
@@ -88,7 +90,7 @@ func TestEveryLinkOfTheDashboardAnswers(t *testing.T) {
 			continue
 		}
 		seen[path] = true
-		if !strings.HasPrefix(path, "/ui/") || strings.HasPrefix(path, "/ui/static/") {
+		if !strings.HasPrefix(path, "/ui/") || strings.HasPrefix(path, "/ui/static/") || strings.HasPrefix(path, "/ui/usage.csv") {
 			require.Equal(t, http.StatusOK, b.call(http.MethodGet, path, "").StatusCode, path)
 			continue
 		}
@@ -98,6 +100,7 @@ func TestEveryLinkOfTheDashboardAnswers(t *testing.T) {
 	}
 	require.True(t, seen["/ui/tasks/t_embedding"])
 	require.True(t, seen["/ui/schedules/report"])
+	require.True(t, seen["/ui/usage?by=schedule"])
 	require.Greater(t, len(seen), 20)
 }
 
@@ -152,6 +155,43 @@ func TestSchedulesHavePages(t *testing.T) {
 	require.Contains(t, b.uiPage("/ui/schedules?after=s19"), "/ui/schedules/s24")
 }
 
+// uiSpent counts a task in the ledger.
+func (b *bench) uiSpent(tenant string, r tasks.Result) {
+	b.t.Helper()
+	pipe := b.cfg.Redis.Pipeline()
+	done := (&usage.Ledger{Redis: b.cfg.Redis}).Add(b.t.Context(), pipe, tenant, r)
+	_, _ = pipe.Exec(b.t.Context())
+	require.NoError(b.t, done())
+}
+
+func TestUsageIsThatOfTheSessionsTenantAndOnAnOpenServerOfTheAccount(t *testing.T) {
+	b := newBench(t)
+	for i, tenant := range []string{"shop", "other"} {
+		b.uiSpent(tenant, tasks.Result{ID: "t_" + tenant, Model: "@cf/" + tenant + "/m", FinishedAt: time.Now(), Usage: tasks.Usage{Neurons: float64(1500 * (i + 1)), Calls: 1}})
+	}
+	page := b.uiPage("/ui/usage?by=tenant")
+	for _, text := range []string{"the whole account", "<b>4,500</b>", ">shop<", ">other<", "of 10,000 free"} {
+		require.Contains(t, page, text)
+	}
+	file := b.call(http.MethodGet, "/ui/usage.csv?by=tenant", "")
+	require.Equal(t, "tenant,neurons,dollars,tasks,calls,unsettled\nother,3000,0.033,1,1,0\nshop,1500,0.0165,1,1,0\n", string(file.body))
+	require.Contains(t, file.Header.Get("Content-Disposition"), "attachment")
+
+	b.key = b.newKey("shop", keys.UsageRead)
+	page = b.uiPage("/ui/usage?days=7")
+	require.Contains(t, page, "<b>1,500</b>")
+	require.NotContains(t, page, "other")
+	require.NotContains(t, string(b.call(http.MethodGet, "/ui/usage.csv", "").body), "other")
+	for path, status := range map[string]int{"/ui/usage?by=tenant": 400, "/ui/usage.csv?by=tenant": 400, "/ui/usage?days=99": 400, "/ui/usage?days=x": 400, "/ui/usage?by=%3Cscript%3E": 400, "/ui/usage.csv?day=%3Cscript%3E": 400, "/ui/tasks": 403} {
+		a := b.call(http.MethodGet, path, "")
+		require.Equal(t, status, a.StatusCode, path)
+		require.Empty(t, uiForbidden.FindString(string(a.body)), path)
+	}
+	b.key = b.newKey("shop", keys.TasksRead)
+	require.Equal(t, http.StatusForbidden, b.call(http.MethodGet, "/ui/usage", "").StatusCode)
+	require.NotContains(t, b.uiPage("/ui/tasks"), "/ui/usage")
+}
+
 func TestNoTextOfAUserBecomesMarkup(t *testing.T) {
 	b := newBench(t)
 	for i, text := range hostile {
@@ -169,6 +209,7 @@ func TestNoTextOfAUserBecomesMarkup(t *testing.T) {
 		name := fmt.Sprintf("s.%d", i)
 		b.uiSchedule("default", schedule.Definition{Name: name, Cron: "@daily", Kind: tasks.KindText, Payload: map[string]any{"prompt": text}, Metadata: map[string]string{"note": text[:min(400, len(text))]}})
 		require.NotContains(t, b.uiPage("/ui/schedules/"+name), "\u202e")
+		b.uiSpent("default", tasks.Result{ID: id, Model: text, FinishedAt: time.Now(), Origin: tasks.Origin{Batch: text, Schedule: text, Key: text}, Usage: tasks.Usage{Neurons: 1, Calls: 1}})
 		if len(text) < 1000 {
 			b.uiPage("/ui/schedules?after=" + url.QueryEscape(text))
 			b.uiPage("/ui/tasks?state=ended&model=" + url.QueryEscape(text))
@@ -177,6 +218,9 @@ func TestNoTextOfAUserBecomesMarkup(t *testing.T) {
 	}
 	b.uiPage("/ui/")
 	b.uiPage("/ui/schedules")
+	for _, by := range []string{"model", "key", "batch", "schedule", "tenant", "day"} {
+		require.NotContains(t, b.uiPage("/ui/usage?by="+by), "\u202e")
+	}
 	b.uiPage("/ui/tasks?state=ended")
 }
 

@@ -205,3 +205,39 @@ func slotKey() template.HTML {
 	}
 	return template.HTML(`<p class="key after">` + b.String() + `</p>`) //nolint:gosec // words of this package
 }
+
+// days draws a bar for each day, and the limit as a dashed line; limit 0 means none. The part of
+// a bar above the limit has another colour. The last day is not over and is drawn lighter.
+func days(points []point, top, limit float64, says string) template.HTML {
+	var b strings.Builder
+	step := chartWidth / float64(max(len(points), 1))
+	y := func(v float64) float64 { return chartHeight - 4 - (chartHeight-12)*min(v/max(top, 1), 1) }
+	fmt.Fprintf(&b, `<svg class="chart" viewBox="0 0 %.0f %.0f" preserveAspectRatio="none" role="img" aria-label="%s">`, chartWidth, chartHeight, template.HTMLEscapeString(says))
+	for i := range 5 {
+		at := y(top * float64(i) / 4)
+		fmt.Fprintf(&b, `<line class="grid" x1="0" x2="%.0f" y1="%.1f" y2="%.1f"/>`, chartWidth, at, at)
+	}
+	block := func(class string, x, from, to float64) {
+		if to > from {
+			fmt.Fprintf(&b, `<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, class, x+step/6, y(to), step*2/3, y(from)-y(to))
+		}
+	}
+	for i, p := range points {
+		x, class := float64(i)*step, "day"
+		if i == len(points)-1 {
+			class = "day now"
+		}
+		if limit > 0 {
+			block(class, x, 0, min(p.Value, limit))
+			block(strings.Replace(class, "day", "day over", 1), x, limit, p.Value)
+		} else {
+			block(class, x, 0, p.Value)
+		}
+		fmt.Fprintf(&b, `<rect class="hit" x="%.1f" y="0" width="%.1f" height="%.0f"><title>%s: %s neurons</title></rect>`, x, step, chartHeight, p.At.Format("2 Jan"), neurons(p.Value))
+	}
+	if limit > 0 && limit <= top {
+		fmt.Fprintf(&b, `<line class="limit" x1="0" x2="%.0f" y1="%.1f" y2="%.1f"/>`, chartWidth, y(limit), y(limit))
+	}
+	b.WriteString("</svg>")
+	return template.HTML(b.String()) //nolint:gosec // numbers, and an escaped sentence
+}

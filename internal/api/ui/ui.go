@@ -16,6 +16,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/monitor"
 	"github.com/neuronmill/neuronmill/internal/schedule"
+	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/internal/webhook"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -34,6 +35,7 @@ type Config struct {
 	Index     *index.Index
 	History   *history.History
 	Webhooks  *webhook.Queue
+	Usage     *usage.Ledger
 	Client    func(tenant string) *tasks.Client
 	Batches   func(tenant string) *batch.Batches
 	Schedules func(tenant string) *schedule.Stored
@@ -81,6 +83,7 @@ type UI struct {
 	batchLists    recent[batchesData]
 	scheduleLists recent[schedulesData]
 	scheduleViews recent[scheduleView]
+	usages        recent[usageData]
 }
 
 // New makes a dashboard. It ends when Config.Stopping is closed.
@@ -101,9 +104,11 @@ func New(cfg Config) *UI {
 	u.page("/schedules/{name}", page{nav: "schedules", title: "Schedule", name: "schedule", load: u.schedule, live: true})
 	u.page("/errors", page{nav: "errors", title: "Errors", load: u.errors})
 	u.page("/workers", page{nav: "workers", title: "Workers", load: u.workers, live: true})
+	u.page("/usage", page{nav: "usage", title: "Usage", load: u.usage, scope: keys.UsageRead})
 	u.page("/webhooks", page{nav: "webhooks", title: "Webhooks", load: u.webhooks})
 	u.page("/log", page{nav: "log", title: "Log of actions", load: u.actions})
 	u.actionRoutes()
+	u.mux.HandleFunc("GET "+cfg.Base+"/usage.csv", u.guard(keys.UsageRead, u.usageCSV))
 	u.mux.HandleFunc("GET "+cfg.Base+"/batches/{id}/output", u.guard(keys.TasksRead, u.downloadBatch))
 	u.mux.HandleFunc("GET "+cfg.Base+"/tasks/{id}/files/{name}", u.guard(keys.TasksRead, u.serveFile))
 	u.mux.HandleFunc(cfg.Base+"/", u.guard(keys.TasksRead, func(w http.ResponseWriter, r *http.Request, c Caller) {
