@@ -48,7 +48,7 @@ func (s *Server) newBulk() *bulk.Runner {
 type actInput struct {
 	Body struct {
 		Action bulk.Action `json:"action,omitempty" enum:"retry,cancel" doc:"retry runs failed tasks again, as new ones; cancel ends tasks that have not ended."`
-		Filter bulk.Filter `json:"filter,omitempty" doc:"Which tasks; {} is all of them."`
+		Filter bulk.Filter `json:"filter,omitzero" doc:"Which tasks; {} is all of them."`
 		Token  string      `json:"token,omitempty" maxLength:"65536" doc:"Of a plan; runs it. Send no other field."`
 	}
 }
