@@ -50,7 +50,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/bulk":           {"tasks", "storage", "internal/history", "internal/usage", "internal/gate", "internal/catalogue", "internal/replid"},
 		"internal/monitor":        {"tasks", "storage", "internal/gate", "internal/catalogue", "internal/replid"},
 		"internal/metrics":        {"tasks", "storage", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/webhook", "internal/fetch", "workersai"},
-		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid"},
+		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/batch", "internal/objects"},
 		"internal/openai":         {"tasks", "storage", "internal/catalogue", "internal/replid"},
 		"internal/batch":          {"tasks", "storage", "internal/catalogue", "internal/replid"},
 		"internal/files":          {"storage", "internal/objects"},

@@ -38,6 +38,14 @@ func (v scheduleView) State() string {
 	return "fires"
 }
 
+// Does names what a run is: a task of a kind, or a batch.
+func (v scheduleView) Does() string {
+	if v.File != nil {
+		return "batch"
+	}
+	return string(v.Kind)
+}
+
 // Words says when it fires, as people say it; empty when the expression has no simple words.
 func (v scheduleView) Words() string { return cronWords(v.Cron) }
 
@@ -147,7 +155,7 @@ func (u *UI) changeSchedule(w http.ResponseWriter, r *http.Request, c Caller) {
 	case "run":
 		var run schedule.Run
 		run, err = all.RunNow(r.Context(), name)
-		if done = "fired"; err == nil && run.Task == "" {
+		if done = "fired"; err == nil && run.Task == "" && run.Batch == "" {
 			done = "not_fired"
 		}
 	default:

@@ -163,7 +163,7 @@ var marks = map[string]mark{
 	"open": {"tick", "ok", "open"}, "learned": {"slow", "wait", "learned"}, "narrow": {"slow", "wait", "narrow"},
 	"closed": {"bars", "bad", "closed"}, "probing": {"run", "wait", "probing"}, "held": {"lock", "bad", "held"},
 	"waiting": {"ring", "wait", "waiting"}, "running": {"run", "accent", "running"}, "stopping": {"bars", "wait", "stopping"},
-	"cancelled": {"cross", "soft", "cancelled"}, "expired": {"clock", "bad", "expired"},
+	"cancelled": {"cross", "soft", "cancelled"}, "expired": {"clock", "bad", "expired"}, "stopped": {"cross", "bad", "stopped"},
 	"fires": {"tick", "ok", "fires"}, "paused": {"bars", "wait", "paused"}, "skipped": {"skip", "wait", "skipped"}, "refused": {"cross", "bad", "refused"},
 	"claimed": {"clock", "wait", "starting"}, "unknown": {"ring", "soft", "not known"},
 	"delivered": {"tick", "ok", "delivered"}, "gone": {"cross", "soft", "gone"},
