@@ -32,7 +32,8 @@ func embedding(ctx context.Context, c *engine.Call, p tasks.Embedding) (*engine.
 	out := vectors{Vectors: make([]json.RawMessage, 0, len(p.Texts))}
 	all := parts(p.Texts, model)
 	for i, texts := range all {
-		ask := func() ([]json.RawMessage, error) { return engine.Coalesce(ctx, c, p.Pooling, texts, send) }
+		most, _ := tasks.MostNeurons(c.Model, tasks.Embedding{Texts: texts})
+		ask := func() ([]json.RawMessage, error) { return engine.Coalesce(ctx, c, p.Pooling, texts, most, send) }
 		once := ask
 		if len(all) > 1 {
 			complete := func(found []json.RawMessage) bool { return len(found) == len(texts) }

@@ -24,7 +24,8 @@ func image(ctx context.Context, c *engine.Call, p tasks.Image) (*engine.Output, 
 		in.Guidance = *p.Guidance
 	}
 	var picture *workersai.Image
-	err := c.Send(ctx, func(ctx context.Context) (workersai.Meta, error) {
+	most, _ := tasks.MostNeurons(c.Model, p)
+	err := c.Send(ctx, most, func(ctx context.Context) (workersai.Meta, error) {
 		var (
 			meta workersai.Meta
 			err  error

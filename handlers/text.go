@@ -11,7 +11,8 @@ import (
 // text sends one prompt or chat.
 func text(ctx context.Context, c *engine.Call, p tasks.Text) (*engine.Output, error) {
 	var answer *workersai.Generation
-	err := c.Send(ctx, func(ctx context.Context) (workersai.Meta, error) {
+	most, _ := tasks.MostNeurons(c.Model, p)
+	err := c.Send(ctx, most, func(ctx context.Context) (workersai.Meta, error) {
 		var (
 			meta workersai.Meta
 			err  error

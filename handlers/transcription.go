@@ -19,7 +19,8 @@ func (a audio) transcription(ctx context.Context, c *engine.Call, p tasks.Transc
 		return nil, err
 	}
 	var heard *workersai.Transcript
-	err = c.Send(ctx, func(ctx context.Context) (meta workersai.Meta, err error) {
+	most, _ := tasks.MostAudioNeurons(c.Model, source.size)
+	err = c.Send(ctx, most, func(ctx context.Context) (meta workersai.Meta, err error) {
 		body, err := c.Open(ctx, source.key)
 		if err != nil {
 			return meta, missingAudio("open", err)

@@ -18,10 +18,11 @@ func translation(ctx context.Context, c *engine.Call, p tasks.Translation) (*eng
 	}
 	var texts []string
 	var err error
+	most, _ := tasks.MostNeurons(c.Model, p)
 	if takesLists(c.Model) {
-		texts, err = engine.Coalesce(ctx, c, p.SourceLang+">"+p.TargetLang, []string{p.Text}, send)
+		texts, err = engine.Coalesce(ctx, c, p.SourceLang+">"+p.TargetLang, []string{p.Text}, most, send)
 	} else {
-		err = c.Send(ctx, func(ctx context.Context) (meta workersai.Meta, err error) {
+		err = c.Send(ctx, most, func(ctx context.Context) (meta workersai.Meta, err error) {
 			texts, meta, err = send(ctx, []string{p.Text})
 			if err == nil && len(texts) != 1 {
 				err = &engine.UnusableError{Err: fmt.Errorf("the model answered %d translations for one text", len(texts))}

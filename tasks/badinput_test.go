@@ -1,6 +1,7 @@
 package tasks_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -167,6 +168,9 @@ func TestBadOptionsAreRefusedByName(t *testing.T) {
 		"webhook without TLS":     {tasks.WithWebhook("http://shop.example/"), "webhook: must begin with https://"},
 		"webhook to an address":   {tasks.WithWebhook("https://10.0.0.1/"), "webhook: must name a public host"},
 		"webhook of 3 KB":         {tasks.WithWebhook("https://shop.example/" + strings.Repeat("x", 3000)), "webhook: has 3021 bytes"},
+		"less than nothing":       {tasks.WithMaxNeurons(-1), "max_neurons: -1 is out of range"},
+		"no number of neurons":    {tasks.WithMaxNeurons(math.NaN()), "max_neurons: NaN is out of range"},
+		"a bound without effect":  {tasks.WithMaxNeurons(1), "max_neurons: is 1, and the task may cost "},
 		"metadata with ends":      {tasks.WithMetadata(map[string]string{"k": "a\r\nSet-Cookie: x"}), "metadata.k:"},
 	} {
 		_, err := client.Enqueue(t.Context(), tasks.Text{Prompt: "x"}, c.option)

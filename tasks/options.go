@@ -21,6 +21,7 @@ type Options struct {
 	Metadata       map[string]string // copied to the result
 	Webhook        string            // https URL that gets a signed request when the task has ended
 	Durability     Durability        // empty means the client's default
+	MaxNeurons     float64           // most that the task may cost; 0 means no bound
 
 	space  keySpace // key space of the idempotency key
 	origin Origin
@@ -78,6 +79,10 @@ func WithMetadata(m map[string]string) Option {
 // keeps the URL of the first task.
 func WithWebhook(url string) Option { return func(o *Options) { o.Webhook = url } }
 
+// WithMaxNeurons bounds the cost of a task. A call that might exceed the bound is not sent:
+// the task fails with budget_exceeded. A task is refused if its first call might.
+func WithMaxNeurons(n float64) Option { return func(o *Options) { o.MaxNeurons = n } }
+
 // WithDurability sets the task's durability.
 func WithDurability(d Durability) Option { return func(o *Options) { o.Durability = d } }
 
@@ -97,6 +102,9 @@ func (o Options) check(now time.Time) ValidationError {
 	}
 	if k := o.IdempotencyKey; len(k) > 255 || !utf8.ValidString(k) || strings.ContainsFunc(k, unprintable) {
 		p.add("idempotency_key", "wants at most 255 bytes of visible characters")
+	}
+	if n := o.MaxNeurons; !(n >= 0 && n <= 1e12) {
+		p.add("max_neurons", "%v is out of range, 0 to 1e12", n)
 	}
 	if o.Webhook != "" {
 		checkWebhook(&p, o.Webhook)

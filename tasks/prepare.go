@@ -41,6 +41,9 @@ func (c *Client) prepare(given Payload, o Options, now time.Time) (Task, error) 
 	}
 	o.Model = model
 	problems = append(problems, o.check(now)...)
+	if o.MaxNeurons > 0 && len(problems) == 0 {
+		problems = append(problems, checkBudget(payload, model, o.MaxNeurons)...)
+	}
 	oneOf(&problems, "accept", string(o.Durability), string(InStore), string(InRedis))
 	if o.Durability == InStore && c.cfg.Store == nil {
 		problems.add("accept", "store wants a client with a Store")
@@ -100,7 +103,7 @@ func (c *Client) build(payload Payload, spec Spec, o Options, now time.Time) (Ta
 		Version: 1, ID: newID(c.cfg.Tenant, o.space, o.IdempotencyKey), Tenant: c.cfg.Tenant,
 		Kind: spec.Kind, Lane: o.Lane, Model: o.Model, Payload: body,
 		Digest: digest(string(spec.Kind), o.Model, string(body)), CreatedAt: now.UTC(),
-		StartAt: o.StartAt.UTC(), Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Webhook: o.Webhook,
+		StartAt: o.StartAt.UTC(), Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Webhook: o.Webhook, MaxNeurons: o.MaxNeurons,
 		Origin: o.origin, ResultIn: InRedis,
 	}
 	switch {

@@ -55,8 +55,10 @@ type Task struct {
 	Deadline  time.Time         `json:"deadline"`          // never zero; the default is the spec's maximum age
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	Webhook   string            `json:"webhook,omitempty"` // URL that is told of the end
-	Origin    Origin            `json:"origin,omitzero"`
-	Pending   bool              `json:"pending,omitempty"` // the bucket has a pending record
+	// MaxNeurons bounds the cost of the task over all its calls; 0 means no bound.
+	MaxNeurons float64 `json:"max_neurons,omitzero"`
+	Origin     Origin  `json:"origin,omitzero"`
+	Pending    bool    `json:"pending,omitempty"` // the bucket has a pending record
 	// ResultIn is where the producer looks for the result: InStore if its client has a
 	// Store, otherwise InRedis. Producers of earlier versions left it empty.
 	ResultIn Durability `json:"result_in,omitempty"`

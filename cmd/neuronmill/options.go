@@ -20,6 +20,7 @@ type taskOptions struct {
 	Start             time.Time         `placeholder:"RFC3339" help:"Run it at that time or later." group:"options"`
 	IdempotencyKey    string            `placeholder:"KEY" help:"The same key gives the same task; of several inputs each adds its row's key or number." group:"options"`
 	Webhook           string            `placeholder:"URL" help:"Gets a signed request when the task has ended; https." group:"options"`
+	MaxNeurons        float64           `placeholder:"N" help:"Most that a task may cost; it fails before a call that might cost more." group:"options"`
 	Metadata          map[string]string `placeholder:"K=V" mapsep:"," help:"Words of yours that come back in the result." group:"options"`
 	Accept            string            `enum:"store,redis" default:"store" help:"What an accepted task survives with: store, a record in the bucket; redis, faster and as durable as Redis." group:"options"`
 	AllowUnknownModel bool              `help:"Accept a model that neuronmill does not know, or that is withdrawn." group:"options"`
@@ -38,7 +39,7 @@ func (o taskOptions) of(p parsed, several bool) []tasks.Option {
 		}
 		metadata[rowKey] = p.key
 	}
-	options := []tasks.Option{tasks.WithLane(tasks.Lane(o.Lane)), tasks.WithModel(wholeModel(o.Model)), tasks.WithMetadata(metadata), tasks.WithWebhook(o.Webhook), tasks.WithDurability(tasks.Durability(o.Accept))}
+	options := []tasks.Option{tasks.WithLane(tasks.Lane(o.Lane)), tasks.WithModel(wholeModel(o.Model)), tasks.WithMetadata(metadata), tasks.WithWebhook(o.Webhook), tasks.WithMaxNeurons(o.MaxNeurons), tasks.WithDurability(tasks.Durability(o.Accept))}
 	if o.Deadline != 0 {
 		options = append(options, tasks.WithTimeToLive(o.Deadline))
 	}

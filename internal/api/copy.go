@@ -40,7 +40,7 @@ func (s *Server) copyTask(ctx context.Context, in *copyInput) (*taskOutput, erro
 	}
 	metadata := maps.Clone(original.Metadata)
 	delete(metadata, "retry_of")
-	document, err := json.Marshal(taskRequest{Kind: original.Kind, Model: original.Model, Input: input, Lane: original.Lane, Metadata: metadata})
+	document, err := json.Marshal(taskRequest{Kind: original.Kind, Model: original.Model, Input: input, Lane: original.Lane, Metadata: metadata, MaxNeurons: original.MaxNeurons})
 	if err != nil {
 		return nil, fmt.Errorf("encode the task %s: %w", in.ID, err)
 	}

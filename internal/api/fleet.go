@@ -187,7 +187,7 @@ func (s *Server) plan(ctx context.Context, in *planInput) (*planOutput, error) {
 		body.Valid++
 		spec, _ := tasks.SpecOf(r.Kind)
 		item.Model = cmp.Or(r.Model, spec.Model())
-		if neurons, ok := batch.Estimate(item.Model, request.Payload, r.Input); ok {
+		if neurons, ok := tasks.Estimate(item.Model, request.Payload, r.Input); ok {
 			item.Neurons = &neurons
 			body.Neurons += neurons
 		} else {

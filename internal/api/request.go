@@ -14,16 +14,17 @@ import (
 
 // taskRequest is a task that a caller submits.
 type taskRequest struct {
-	Kind     tasks.Kind        `json:"kind" enum:"transcription,image,translation,embedding,text" doc:"What is to be done."`
-	Model    string            `json:"model,omitempty" maxLength:"200" doc:"The kind's default when empty." example:"@cf/baai/bge-m3"`
-	Input    json.RawMessage   `json:"input" doc:"The payload of the kind." example:"{\"text\":\"Good morning\",\"target_lang\":\"es\"}"`
-	Lane     tasks.Lane        `json:"lane,omitempty" enum:"interactive,bulk" doc:"interactive, the default, runs before bulk."`
-	Deadline *time.Time        `json:"deadline,omitempty" doc:"The task fails if it has not run by then; 72 hours by default."`
-	RunAt    *time.Time        `json:"run_at,omitempty" doc:"Earliest start, at most 90 days ahead."`
-	MaxWait  string            `json:"max_wait,omitempty" doc:"Refuse the task (503) if it would wait longer: 30s, 5m. Empty means never." example:"30s"`
-	Metadata map[string]string `json:"metadata,omitempty" doc:"Up to 16 pairs of your own, copied to the result."`
-	Webhook  string            `json:"webhook,omitempty" maxLength:"2048" doc:"Gets a signed request when the task has ended (Standard Webhooks): https, a public host." example:"https://shop.example/done"`
-	Key      string            `json:"key,omitempty" maxLength:"255" doc:"Idempotency key, as the header Idempotency-Key."`
+	Kind       tasks.Kind        `json:"kind" enum:"transcription,image,translation,embedding,text" doc:"What is to be done."`
+	Model      string            `json:"model,omitempty" maxLength:"200" doc:"The kind's default when empty." example:"@cf/baai/bge-m3"`
+	Input      json.RawMessage   `json:"input" doc:"The payload of the kind." example:"{\"text\":\"Good morning\",\"target_lang\":\"es\"}"`
+	Lane       tasks.Lane        `json:"lane,omitempty" enum:"interactive,bulk" doc:"interactive, the default, runs before bulk."`
+	Deadline   *time.Time        `json:"deadline,omitempty" doc:"The task fails if it has not run by then; 72 hours by default."`
+	RunAt      *time.Time        `json:"run_at,omitempty" doc:"Earliest start, at most 90 days ahead."`
+	MaxWait    string            `json:"max_wait,omitempty" doc:"Refuse the task (503) if it would wait longer: 30s, 5m. Empty means never." example:"30s"`
+	MaxNeurons float64           `json:"max_neurons,omitempty" minimum:"0" doc:"Most that the task may cost over all its calls. It fails with budget_exceeded before a call that might exceed this; 0 means no bound." example:"50"`
+	Metadata   map[string]string `json:"metadata,omitempty" doc:"Up to 16 pairs of your own, copied to the result."`
+	Webhook    string            `json:"webhook,omitempty" maxLength:"2048" doc:"Gets a signed request when the task has ended (Standard Webhooks): https, a public host." example:"https://shop.example/done"`
+	Key        string            `json:"key,omitempty" maxLength:"255" doc:"Idempotency key, as the header Idempotency-Key."`
 }
 
 // decodeTask reads and validates one task strictly.
@@ -76,7 +77,7 @@ func (s *Server) request(r taskRequest, headerKey string) (tasks.Request, time.D
 		p, _ := problemOf(err)
 		return tasks.Request{}, 0, p
 	}
-	options := []tasks.Option{tasks.WithLane(r.Lane), tasks.WithModel(r.Model), tasks.WithMetadata(r.Metadata), tasks.WithWebhook(r.Webhook)}
+	options := []tasks.Option{tasks.WithLane(r.Lane), tasks.WithModel(r.Model), tasks.WithMetadata(r.Metadata), tasks.WithWebhook(r.Webhook), tasks.WithMaxNeurons(r.MaxNeurons)}
 	if key != "" {
 		options = append(options, tasks.WithIdempotencyKey(key))
 	}
@@ -102,7 +103,7 @@ func refusal(err error) (*Problem, error) {
 	for i, p := range invalid {
 		name, _, _ := strings.Cut(p.Field, ".")
 		switch name {
-		case "model", "lane", "deadline", "metadata", "webhook":
+		case "model", "lane", "deadline", "metadata", "webhook", "max_neurons":
 		case "start":
 			p.Field = "run_at"
 		case "idempotency_key":

@@ -158,7 +158,7 @@ func (s *scanner) count(l *Line) {
 	}
 	d.Lines++
 	d.Calls += s.segment.calls
-	if neurons, ok := estimate(l); ok {
+	if neurons, ok := tasks.Estimate(l.Model, l.Payload, l.Input); ok {
 		d.Neurons += neurons
 	} else {
 		d.Unpriced++

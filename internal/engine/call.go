@@ -15,6 +15,9 @@ import (
 
 // call sends a request of one task: it acquires a permit, counts the call and sends it.
 func (j *job) call(ctx context.Context, send func(context.Context) (workersai.Meta, error)) error {
+	if failure := j.overBudget(); failure != nil {
+		return failure
+	}
 	if err := j.engine.bucketReady(ctx); err != nil {
 		return err
 	}

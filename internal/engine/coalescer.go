@@ -43,8 +43,9 @@ type entry[T any] struct {
 	ctx    context.Context
 	j      *job
 	texts  []string
-	tokens int  // estimated
-	first  bool // its task has sent no call in this run
+	tokens int     // estimated
+	most   float64 // highest price of the texts
+	first  bool    // its task has sent no call in this run
 	reply  chan reply[T]
 
 	// The group's mutex guards these.
@@ -92,13 +93,17 @@ func groupOf[T any](e *Engine, to route, send func(context.Context, []string) ([
 // submit sends texts of a task, together with those of other tasks, and returns one answer
 // per text. It waits until the task's deadline, its cancellation or the stop of the worker.
 // A call that runs at that moment is paid for, so submit waits for its answer.
-func (g *group[T]) submit(ctx context.Context, j *job, texts []string) ([]T, error) {
+func (g *group[T]) submit(ctx context.Context, j *job, texts []string, most float64) ([]T, error) {
 	ctx, cancel := j.waitContext(ctx)
 	defer cancel()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	e := &entry[T]{ctx: ctx, j: j, texts: texts, first: j.startedAt.IsZero(), reply: make(chan reply[T], 1)}
+	j.setMost(most)
+	if failure := j.overBudget(); failure != nil {
+		return nil, failure
+	}
+	e := &entry[T]{ctx: ctx, j: j, texts: texts, most: most, first: j.startedAt.IsZero(), reply: make(chan reply[T], 1)}
 	for _, t := range texts {
 		e.tokens += g.model.EstimateTokens(t)
 	}
@@ -473,12 +478,13 @@ func untilAllEnd[T any](ctx context.Context, entries []*entry[T]) (all context.C
 func (g *group[T]) call(ctx context.Context, permit *gate.Permit, batch []*entry[T]) ([]T, error) {
 	var texts []string
 	var jobs []*job
-	total := 0
+	total, most := 0, 0.0
 	for _, e := range batch {
-		texts, jobs, total = append(texts, e.texts...), append(jobs, e.j), total+e.tokens
+		texts, jobs, total, most = append(texts, e.texts...), append(jobs, e.j), total+e.tokens, most+e.most
 	}
 	for _, e := range batch {
 		e.j.share = float64(e.tokens) / float64(total)
+		e.j.setMost(e.j.share * most) // so that no share of the price can be higher
 	}
 	var answers []T
 	_, err := g.engine.call(ctx, permit, jobs, func(ctx context.Context) (meta workersai.Meta, err error) {

@@ -123,6 +123,26 @@ func (j *job) fruitless() int {
 // unsettled returns how many calls may have been billed at an unknown price.
 func (j *job) unsettled() int { return max(0, j.fruitless()-len(j.counts.costs.lost)) }
 
+// setMost sets the highest price of the next call.
+func (j *job) setMost(neurons float64) {
+	j.most, j.dearest = neurons, max(j.dearest, neurons)
+}
+
+// overBudget returns the failure of a task whose next call might exceed its MaxNeurons; nil
+// when the call may be sent. Calls of an unknown price count as the dearest of this run.
+func (j *job) overBudget() *tasks.TaskError {
+	most := j.task.MaxNeurons
+	if most == 0 {
+		return nil
+	}
+	spent := j.counts.costs.total() + float64(j.unsettled())*j.dearest
+	if spent+j.most <= most {
+		return nil
+	}
+	return &tasks.TaskError{Code: tasks.CodeBudgetExceeded, Message: fmt.Sprintf(
+		"the next call may cost %.4g neurons, and %.4g of max_neurons %.4g are spent: it needs %.4g", j.most, spent, most, spent+j.most)}
+}
+
 // paidCap returns how many calls of a task may be paid for without a result, for any reason.
 func paidCap(s tasks.Spec) int { return 3 * s.Attempts }
 

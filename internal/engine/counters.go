@@ -139,7 +139,7 @@ func (j *job) countStarted() {
 // Counts of a call that is not sent are reverted.
 func (e *Engine) count(ctx context.Context, members []*job) error {
 	for _, j := range members {
-		if failure := j.exhausted(); failure != nil {
+		if failure := cmp.Or(j.exhausted(), j.overBudget()); failure != nil {
 			return failure
 		}
 	}

@@ -64,18 +64,19 @@ type Call struct {
 	j      *job
 }
 
-// Send makes one call: it acquires a permit from the gate, counts the call and runs send,
+// Send makes one call that costs at most most neurons: it acquires a permit from the gate, counts the call and runs send,
 // which sends one request. The context of send ends only with the kind's time limit.
-func (c *Call) Send(ctx context.Context, send func(context.Context) (workersai.Meta, error)) error {
+func (c *Call) Send(ctx context.Context, most float64, send func(context.Context) (workersai.Meta, error)) error {
+	c.j.setMost(most)
 	return c.j.call(ctx, send)
 }
 
-// Coalesce sends texts of the task in one call, together with those of other tasks of the
-// same model, lane and options. It returns one answer per text. send makes the call for any
+// Coalesce sends texts of the task, which cost at most most neurons, in one call, together
+// with those of other tasks of the same model, lane and options. It returns one answer per text. send makes the call for any
 // of these tasks, so it may depend on the model and the options only.
-func Coalesce[T any](ctx context.Context, c *Call, options string, texts []string, send func(context.Context, []string) ([]T, workersai.Meta, error)) ([]T, error) {
+func Coalesce[T any](ctx context.Context, c *Call, options string, texts []string, most float64, send func(context.Context, []string) ([]T, workersai.Meta, error)) ([]T, error) {
 	to := route{model: c.j.task.Model, kind: c.j.task.Kind, lane: c.j.task.Lane, options: options}
-	return groupOf(c.j.engine, to, send).submit(ctx, c.j, texts)
+	return groupOf(c.j.engine, to, send).submit(ctx, c.j, texts, most)
 }
 
 // Part returns the answer to one of several parts of a task: that of an earlier run if it is

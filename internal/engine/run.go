@@ -54,6 +54,8 @@ type attempt struct {
 	cameAt    time.Time // time at which the run asked for a permit last; zero before it
 	refused   int       // calls of this run that cost nothing
 	share     float64   // the task's share of the price of the next call; 0 means all
+	most      float64   // highest price of the next call by the price list
+	dearest   float64   // highest of the prices most so far
 	refunded  bool      // the attempt of this run is refunded
 }
 

@@ -128,6 +128,7 @@ var failures = map[string]failure{
 	tasks.CodeArchived:          {409, typeInvalid, "", false},
 	tasks.CodeAttemptsExhausted: {503, typeServer, "", false},
 	tasks.CodeAudioUnreachable:  {400, typeInvalid, "", false},
+	tasks.CodeBudgetExceeded:    {429, typeQuota, "insufficient_quota", false},
 	tasks.CodeCancelled:         {409, typeInvalid, "", false},
 	tasks.CodeContentFlagged:    {400, typeInvalid, "content_filter", false},
 	tasks.CodeContextExceeded:   {400, typeInvalid, "context_length_exceeded", false},
