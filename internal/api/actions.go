@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/bulk"
 	"github.com/neuronmill/neuronmill/internal/history"
 	"github.com/neuronmill/neuronmill/internal/keys"
@@ -36,7 +35,7 @@ const mostActionID = 64
 // newBulk makes the runner of actions.
 func (s *Server) newBulk() *bulk.Runner {
 	return bulk.New(bulk.Config{
-		Redis: s.cfg.Redis, Store: s.cfg.Store, Client: s.client, Estimate: batch.Estimate, History: &history.History{Redis: s.cfg.Redis}, Log: s.log, Stopping: s.stopping,
+		Redis: s.cfg.Redis, Store: s.cfg.Store, Client: s.client, Estimate: tasks.Estimate, History: &history.History{Redis: s.cfg.Redis}, Log: s.log, Stopping: s.stopping,
 		Seal: s.sealCursor,
 		Open: func(ctx context.Context, purpose, text string, v any) (bool, error) {
 			problem, err := s.openCursor(ctx, text, purpose, v)
