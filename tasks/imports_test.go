@@ -50,7 +50,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/api/ui":         {"tasks", "internal/budget", "storage", "internal/keys", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/index", "internal/observe", "internal/batch", "internal/history", "internal/webhook", "internal/fetch"},
 		"internal/monitor":        {"tasks", "internal/budget", "storage", "internal/gate", "internal/catalogue", "internal/replid"},
 		"internal/metrics":        {"tasks", "internal/budget", "storage", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/webhook", "internal/fetch", "workersai"},
-		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid"},
+		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/batch", "internal/objects"},
 		"internal/openai":         {"tasks", "storage", "internal/catalogue", "internal/replid"},
 		"internal/batch":          {"tasks", "storage", "internal/catalogue", "internal/replid"},
 		"internal/files":          {"storage", "internal/objects"},

@@ -12,6 +12,7 @@ import (
 
 const (
 	firstPause  = 50 * time.Millisecond
+	longPause   = time.Second
 	bucketPause = 15 * time.Second // longest pause between two requests to the bucket
 	// existsEvery is how often Wait checks that the task still exists. existsAgain is the
 	// delay of the second check after the task was not found.
@@ -29,23 +30,52 @@ const (
 // when no worker has ended it long after its deadline (ErrOverdue). Without a Store it
 // returns a *ResultInStoreError if only the bucket has the result.
 //
-// Wait asks Redis every 50 ms at first and every second later. It asks the bucket, which
-// bills each request, at intervals of up to 15 seconds.
+// All waits of a process on one Redis client share a subscription, which tells them of the
+// end. A process without one asks Redis every 50 ms at first, and subscribes after some
+// seconds. Where the subscription does not work, Wait asks Redis every second. It asks the
+// bucket, which bills each request, at intervals of up to 15 seconds.
 func (c *Client) Wait(ctx context.Context, id string) (*Result, error) {
 	if c.invalid != nil {
 		return nil, c.invalid
 	}
 	w := waiter{c: c, id: id, rest: firstPause, exists: time.Now().Add(existsEvery)}
-	for pause := firstPause; ; pause = min(pause*5/4, time.Second) {
+	defer w.stopListening()
+	for pause := firstPause; ; pause = min(pause*5/4, longPause) {
+		if w.listener == nil && (pause == longPause || taskstate.Listens(c.cfg.Redis)) {
+			w.listener = taskstate.Listen(c.cfg.Redis, id)
+		}
 		r, err := w.look(ctx)
 		if r != nil || err != nil {
 			return r, err
 		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for %s: %w", id, ctx.Err())
-		case <-time.After(pause):
+		if err := w.pause(ctx, pause); err != nil {
+			return nil, fmt.Errorf("wait for %s: %w", id, err)
 		}
+	}
+}
+
+// pause waits until the task may have ended, at most for d if nobody tells of the end.
+func (w *waiter) pause(ctx context.Context, d time.Duration) error {
+	var woken <-chan struct{}
+	var timeout <-chan time.Time
+	if w.listener != nil {
+		woken = w.listener.C
+	}
+	if w.listener == nil || !w.listener.Heard() || !w.ended.IsZero() || w.absent {
+		timeout = time.After(d)
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-woken:
+	case <-timeout:
+	}
+	return nil
+}
+
+func (w *waiter) stopListening() {
+	if w.listener != nil {
+		w.listener.Close()
 	}
 }
 
@@ -60,6 +90,8 @@ type waiter struct {
 	exists   time.Time     // when to check that the task still exists
 	absent   bool          // the last check did not find the task
 	deadline time.Time     // the task's deadline; zero when unknown
+
+	listener *taskstate.Listener // nil until the wait is a long one
 }
 
 // look returns the result, or an error that ends the wait. It returns neither while the

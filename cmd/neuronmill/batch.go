@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -124,32 +123,12 @@ func (i *interruptible) Read(p []byte) (int, error) {
 	return i.r.Read(p)
 }
 
-// format returns the form of the lines.
+// format returns the format of the lines.
 func (f batchFile) format() (batch.Format, error) {
-	name := strings.ToLower(f.File)
-	for _, suffix := range []string{".gz", ".zst"} {
-		name = strings.TrimSuffix(name, suffix)
-	}
-	ext := filepath.Ext(name)
-	tabular := f.Column != "" || ext == ".csv" || ext == ".tsv"
-	switch {
-	case f.Kind == "" && (f.Column != "" || f.IDColumn != "" || f.Model != "" || len(f.With) > 0):
-		return nil, errors.New("--column, --id-column, --model and --with are for plain lines and CSV: give their --kind")
-	case f.Kind == "" && tabular:
-		return nil, fmt.Errorf("%s is CSV: give the --kind of its lines and the --column with their input", f.File)
-	case f.Kind == "":
-		return batch.Native, nil
-	case !slices.ContainsFunc(tasks.Specs, func(s tasks.Spec) bool { return s.Kind == f.Kind }):
-		return nil, fmt.Errorf("--kind: there is no kind %q", f.Kind)
-	case tabular && f.Column == "":
-		return nil, fmt.Errorf("%s is CSV: give the --column with the input", f.File)
-	case f.IDColumn != "" && !tabular:
-		return nil, errors.New("--id-column is for CSV: give the --column with the input too")
-	}
-	t := batch.Template{Kind: f.Kind, Model: wholeModel(f.Model)}
+	form := batch.Form{Template: batch.Template{Kind: f.Kind, Model: wholeModel(f.Model)}, Column: f.Column, IDColumn: f.IDColumn}
 	for name, value := range f.With {
-		if t.Fields == nil {
-			t.Fields = map[string]batch.RawJSON{}
+		if form.Fields == nil {
+			form.Fields = map[string]batch.RawJSON{}
 		}
 		raw := batch.RawJSON(value)
 		if !raw.IsValid() {
@@ -159,22 +138,24 @@ func (f batchFile) format() (batch.Format, error) {
 			}
 			raw = encoded
 		}
-		t.Fields[name] = raw
+		form.Fields[name] = raw
 	}
-	if !tabular {
-		return t.Text(), nil
+	format, err := form.Format(f.File)
+	if invalid, ok := errors.AsType[tasks.ValidationError](err); ok {
+		return nil, fmt.Errorf("--%s %s", strings.ReplaceAll(invalid[0].Field, "_", "-"), invalid[0].Message)
 	}
-	comma := ','
-	if ext == ".tsv" {
-		comma = '\t'
-	}
-	return t.CSV(f.Column, f.IDColumn, comma), nil
+	return format, err
 }
 
 // settings returns the flags that change the lines.
 func (f batchFile) settings() []string {
 	with, _ := json.Marshal(f.With) // in the order of the names
 	return []string{string(f.Kind), f.Model, f.Column, f.IDColumn, string(with), fmt.Sprint(f.SkipInvalid)}
+}
+
+// batchLimits end a batch early.
+type batchLimits struct {
+	AutoStop batch.AutoStop `name:"auto-stop" placeholder:"LIMIT" help:"End the batch once too many of its lines have failed: \"failed>5%%\". Retry runs the rest."`
 }
 
 // batchOutput says where and in which form the output goes.
@@ -204,8 +185,9 @@ func batches(stack *app.Stack, g *globals) *batch.Batches {
 }
 
 // accept stores a file as a batch and prints its invalid lines.
-func (f batchFile) accept(g *globals, b *batch.Batches, id string, src batch.Source, byWorkers bool) (*batch.Batch, error) {
-	d, err := b.Accept(g.ctx, id, src, batch.AcceptOptions{ByWorkers: byWorkers, SkipInvalid: f.SkipInvalid})
+func (f batchFile) accept(g *globals, b *batch.Batches, id string, src batch.Source, o batch.AcceptOptions) (*batch.Batch, error) {
+	o.SkipInvalid = f.SkipInvalid
+	d, err := b.Accept(g.ctx, id, src, o)
 	if invalid, ok := errors.AsType[*batch.InvalidError](err); ok {
 		printProblems(g, invalid.Report)
 		return nil, app.Usage(fmt.Errorf("%w, and nothing was run; --skip-invalid runs the others", err))
@@ -296,6 +278,7 @@ func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
 
 type batchSubmitCmd struct {
 	batchFile
+	batchLimits
 	IdempotencyKey string            `placeholder:"KEY" help:"The same key gives the same batch."`
 	Metadata       map[string]string `placeholder:"K=V" mapsep:"," help:"Words of yours that status and list show."`
 }
@@ -323,7 +306,7 @@ func (c *batchSubmitCmd) Run(g *globals) error {
 	if c.IdempotencyKey != "" {
 		id = b.KeyedID(c.IdempotencyKey)
 	}
-	d, err := c.accept(g, b, id, src, true)
+	d, err := c.accept(g, b, id, src, batch.AcceptOptions{ByWorkers: true, AutoStop: c.AutoStop})
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 
 type batchRunCmd struct {
 	batchFile
+	batchLimits
 	batchOutput
 	Again bool `help:"Run all lines, although an earlier run of this file may have their results."`
 }
@@ -57,7 +58,7 @@ func (c *batchRunCmd) Run(g *globals) error {
 	}
 	_, err = b.Get(g.ctx, id)
 	fresh := errors.Is(err, batch.ErrNotFound)
-	d, err := c.accept(g, b, id, src, false)
+	d, err := c.accept(g, b, id, src, batch.AcceptOptions{AutoStop: c.AutoStop})
 	if err != nil {
 		return err
 	}
@@ -110,6 +111,9 @@ func (o batchOutput) drive(g *globals, stack *app.Stack, b *batch.Batches, d *ba
 // reportEnd prints the end of a batch.
 func reportEnd(g *globals, id string, e *batch.End) error {
 	fmt.Fprintf(g.stderr, "%s: %d completed, %d failed, %s\n", e.Status, e.Completed, e.Failed, cost(e.Neurons))
+	if e.Why != "" {
+		fmt.Fprintln(g.stderr, "it stopped itself:", e.Why)
+	}
 	if e.Failed > 0 {
 		fmt.Fprintf(g.stderr, "neuronmill batch status %s --failures groups the failed lines; neuronmill batch retry %s --failed runs them again\n", id, id)
 		return &app.Exit{Code: app.ExitFailed}

@@ -63,6 +63,8 @@ func (c *batchStatusCmd) Run(g *globals) error {
 		}
 		fmt.Fprintf(g.stdout, "%s  %s  %s\n%d of %d lines: %d completed, %d failed, %s\n", s.ID, s.Status, s.Name, s.Completed+s.Failed, s.Lines, s.Completed, s.Failed, cost(s.Neurons))
 		switch {
+		case s.Status == batch.Stopped:
+			fmt.Fprintln(g.stdout, "it stopped itself:", s.Why)
 		case s.Cancelled && s.EndedAt.IsZero():
 			fmt.Fprintln(g.stdout, "its cancellation was requested")
 		case s.Why != "":
@@ -128,7 +130,7 @@ func (c *batchWaitCmd) Run(g *globals) error {
 				return err
 			}
 		}
-		return reportEnd(g, c.ID, &batch.End{Status: s.Status, Counts: s.Counts})
+		return reportEnd(g, c.ID, &batch.End{Status: s.Status, Why: s.Why, Counts: s.Counts})
 	})
 }
 
@@ -164,7 +166,7 @@ func (c *batchCancelCmd) Run(g *globals) error {
 type batchRetryCmd struct {
 	batchArg
 	batchOutput
-	Failed bool   `help:"Run the failed, cancelled and expired lines: what retry does."`
+	Failed bool   `help:"Run the failed, cancelled, expired and stopped lines: what retry does."`
 	Model  string `placeholder:"ID" help:"With another model."`
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,12 +51,17 @@ func storedSchedules(g *globals, do func(*schedule.Stored) error) error {
 
 type scheduleAddCmd struct {
 	Name         string            `arg:"" help:"1 to 64 letters, digits and _.-"`
-	Kind         tasks.Kind        `arg:"" help:"transcription, image, translation, embedding or text."`
+	Kind         tasks.Kind        `arg:"" optional:"" help:"transcription, image, translation, embedding or text; left out with a --file of native lines."`
 	Input        string            `arg:"" optional:"" help:"The payload's main field: text, prompt, or the URL of audio."`
 	Cron         string            `required:"" placeholder:"CRON" help:"Five fields, or @hourly, @daily, @weekly, @monthly."`
 	TimeZone     string            `placeholder:"ZONE" help:"IANA name such as Europe/Berlin; UTC when left out."`
 	Payload      string            `placeholder:"JSON" help:"A whole payload, instead of INPUT."`
 	With         map[string]string `placeholder:"FIELD=VALUE" mapsep:"," help:"Other payload fields: --with target_lang=es. A value that is JSON is taken as it is."`
+	File         string            `placeholder:"KEY" help:"Run the lines of this object in the bucket as a batch: in/... or files/... of the tenant's folder, with {{date}} and its like. Lines as for neuronmill batch; with KIND plain text or CSV."`
+	Column       string            `placeholder:"NAME" help:"The --file is CSV with a header; this column is the input."`
+	IDColumn     string            `name:"id-column" placeholder:"NAME" help:"The column with the ids."`
+	SkipInvalid  bool              `help:"Run the valid lines of a --file that has others."`
+	AutoStop     string            `placeholder:"LIMIT" help:"End a batch once too many of its lines have failed: \"failed>5%%\"."`
 	Model        string            `placeholder:"ID" help:"Which model; see neuronmill models."`
 	Lane         tasks.Lane        `placeholder:"LANE" help:"interactive or bulk; bulk when left out."`
 	Deadline     time.Duration     `placeholder:"6h" help:"Give a run up so long after its slot."`
@@ -72,6 +78,7 @@ func (scheduleAddCmd) Help() string {
 		`neuronmill schedule add report text "News of {{date}}" --cron "0 2 * * *"`,
 		`neuronmill schedule add report text "Sum up" --cron @daily --overlap skip`,
 		`neuronmill schedule add hi text Hello --with max_tokens=9 --cron @daily`,
+		`neuronmill schedule add nightly --file "in/{{date -1d}}.jsonl" --cron "0 2 * * *"`,
 	) + `
 Texts of the payload may have {{date}}, {{date -1d}} and {{datetime}} of the slot in the time zone, {{slot}} in UTC, and {{name}}. A schedule cannot be changed: remove it and add it again.`
 }
@@ -87,6 +94,9 @@ func (c *scheduleAddCmd) Run(g *globals) error {
 		Deadline: durationText(c.Deadline), Metadata: c.Metadata, Webhook: c.Webhook,
 		Overlap: c.Overlap, Missed: c.Missed, MissedWithin: durationText(c.MissedWithin),
 	}
+	if d.File, err = c.file(); err != nil {
+		return app.Usage(err)
+	}
 	if _, err := d.Check(); err != nil {
 		return app.Usage(err)
 	}
@@ -101,6 +111,22 @@ func (c *scheduleAddCmd) Run(g *globals) error {
 		_, err = fmt.Fprintf(g.stdout, "%s fires next at %s, where neuronmill scheduler, serve or dev runs\n", c.Name, added.Next.Format(time.RFC3339))
 		return err
 	})
+}
+
+// file returns the file of the flags; nil when there is none.
+func (c *scheduleAddCmd) file() (*schedule.File, error) {
+	f := schedule.File{Key: c.File, Column: c.Column, IDColumn: c.IDColumn, SkipInvalid: c.SkipInvalid, AutoStop: c.AutoStop}
+	switch {
+	case c.File == "" && f != (schedule.File{}):
+		return nil, errors.New("--column, --id-column, --skip-invalid and --auto-stop are for a --file")
+	case c.File == "" && c.Kind == "":
+		return nil, errors.New("give the KIND of the task, or a --file")
+	case c.File != "" && c.Input != "":
+		return nil, errors.New("the lines of a --file are the input: leave INPUT out")
+	case c.File == "":
+		return nil, nil
+	}
+	return &f, nil
 }
 
 // payload makes the payload of the arguments.
@@ -291,7 +317,7 @@ func (c *scheduleHistoryCmd) Run(g *globals) error {
 			if r.Manual {
 				reason = strings.TrimSpace("by hand " + reason)
 			}
-			t.add(r.Slot.Format(time.RFC3339), r.Status, fmt.Sprintf("%.2f", r.Neurons), r.Task, reason)
+			t.add(r.Slot.Format(time.RFC3339), r.Status, fmt.Sprintf("%.2f", r.Neurons), cmp.Or(r.Task, r.Batch), reason)
 		}
 		if c.JSON {
 			return nil
@@ -360,7 +386,7 @@ func (c *scheduleRunCmd) Run(g *globals) error {
 		case r.Status == schedule.Skipped || r.Status == schedule.Refused:
 			return fmt.Errorf("%s: %s", r.Status, r.Reason)
 		}
-		_, err = fmt.Fprintln(g.stdout, r.Task)
+		_, err = fmt.Fprintln(g.stdout, cmp.Or(r.Task, r.Batch))
 		return err
 	})
 }

@@ -59,9 +59,11 @@ type AcceptOptions struct {
 	Deadline    time.Time // zero means none
 	Metadata    map[string]string
 	Key         string // id of the API key that submitted it; empty for none
+	Schedule    string // name of the schedule that submitted it; empty for none
 	ByWorkers   bool   // workers drive the batch; otherwise the caller does
 	SkipInvalid bool   // run the valid lines of a file that has others
 	NoOutput    bool   // the end of the batch writes no output.jsonl
+	AutoStop    AutoStop
 }
 
 // InvalidError reports that a file has invalid lines and was not accepted.
@@ -107,7 +109,7 @@ func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOpti
 	}
 	d := &Batch{
 		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Segments: w.segments,
-		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput,
+		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, Schedule: o.Schedule, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput, AutoStop: o.AutoStop,
 	}
 	if o.Deadline.IsZero() {
 		d.Deadline = time.Time{}

@@ -48,25 +48,24 @@ func (d *driver) chunk(ctx context.Context, key string, records []record, untouc
 	case r == nil:
 		return failed(records, d.notRun()), nil
 	case r.Error == nil:
-		return d.completed(request, records, r), nil
+		end := d.completed(request, records, r)
+		d.tally(end.counts)
+		return end, nil
 	case len(records) > 1 && divisible(r.Error.Code):
 		return d.split(ctx, key, request, records, r, untouched)
 	}
-	if r.Error.Code == tasks.CodeCancelled && d.halted() {
+	stopped := r.Error.Code == tasks.CodeCancelled && d.halted()
+	if stopped {
 		r.Error = d.notRun()
 	}
 	end := failed(records, r.Error)
+	if !stopped {
+		d.tally(end.counts)
+	}
 	end.counts.Neurons = r.Usage.Neurons
 	end.costs = r.cost()
 	end.requests = []tasks.Request{request}
 	return end, nil
-}
-
-func (d *driver) notRun() *tasks.TaskError {
-	if d.code == CodeExpired {
-		return &tasks.TaskError{Code: CodeExpired, Message: "the deadline of the batch passed before the line was run"}
-	}
-	return &tasks.TaskError{Code: CodeCancelled, Message: "the batch was cancelled before the line was run"}
 }
 
 // request makes the task of a chunk.
@@ -90,10 +89,14 @@ func (d *driver) request(key string, records []record) (tasks.Request, error) {
 	if d.round.Model != "" {
 		model = d.round.Model
 	}
-	options := []tasks.Option{
+	var options []tasks.Option
+	if d.batch.Schedule != "" {
+		options = append(options, tasks.WithScheduleSlot(d.batch.Schedule, time.Time{})) // for the ledger; the key is that of the chunk
+	}
+	options = append(options,
 		tasks.WithBatchChunk(d.batch.ID, key), tasks.WithModel(model), tasks.WithLane(tasks.Bulk), tasks.WithAPIKey(d.batch.Key),
 		tasks.WithDurability(tasks.InRedis), // the segment in the bucket is the record
-	}
+	)
 	if at := d.batch.Deadline; !at.IsZero() && at.After(time.Now()) && d.round.Number == 0 {
 		options = append(options, tasks.WithDeadline(at))
 	}

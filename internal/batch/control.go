@@ -30,7 +30,7 @@ type State struct {
 	EndedAt time.Time `json:"ended_at,omitzero"`
 	Counts
 	Task      string `json:"task,omitempty"` // the oldest task in the queue, whose state explains the wait
-	Why       string `json:"why,omitempty"`  // the reason why the driver itself waits
+	Why       string `json:"why,omitempty"`  // the reason why the driver itself waits, or why the batch stopped itself
 	Cancelled bool   `json:"cancel_requested,omitempty"`
 }
 
@@ -46,7 +46,7 @@ func (b *Batches) State(ctx context.Context, id string) (*State, error) {
 	}
 	s := &State{Batch: *d, Round: r.Number}
 	if end != nil {
-		s.Status, s.EndedAt, s.Counts = end.Status, end.EndedAt, end.Counts
+		s.Status, s.EndedAt, s.Why, s.Counts = end.Status, end.EndedAt, end.Why, end.Counts
 		return s, nil
 	}
 	return s, b.readProgress(ctx, s)

@@ -57,6 +57,8 @@ type driver struct {
 	latest  map[int]shardRef // by segment
 	mu      sync.Mutex
 	counts  Counts
+	seen    Counts // of the lines that this driver has run, see tally
+	tooMany string // why the round stopped itself
 	held    int
 	why     string
 	safe    time.Time // before this time no object of a task is deleted
@@ -292,10 +294,7 @@ func (d *driver) count(c Counts) {
 func (d *driver) end(ctx context.Context) (*End, error) {
 	e := &End{Status: Completed, EndedAt: time.Now().UTC(), Counts: d.progress().Counts}
 	if d.halted() {
-		e.Status = Cancelled
-		if d.code == CodeExpired {
-			e.Status = Expired
-		}
+		e.Status, e.Why = endsOf[d.code], d.stoppedBecause()
 	}
 	if e.Completed+e.Failed != d.batch.Lines {
 		return nil, fmt.Errorf("batch %s has %d lines, but %d completed and %d failed", d.batch.ID, d.batch.Lines, e.Completed, e.Failed)

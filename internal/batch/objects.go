@@ -58,8 +58,10 @@ type Batch struct {
 	Deadline  time.Time         `json:"deadline,omitzero"` // lines that have not run by then fail; zero means none
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	Key       string            `json:"key,omitempty"`        // id of the API key that submitted it
+	Schedule  string            `json:"schedule,omitempty"`   // name of the schedule that submitted it
 	ByWorkers bool              `json:"by_workers,omitempty"` // workers drive it
 	NoOutput  bool              `json:"no_output,omitempty"`  // its end writes no output.jsonl
+	AutoStop  AutoStop          `json:"auto_stop,omitzero"`
 }
 
 // round is a run over a batch: 0 runs all lines, each later one the failed lines of the
@@ -83,8 +85,9 @@ func (c *Counts) add(d Counts) {
 
 // End is the end of a round.
 type End struct {
-	Status  Status    `json:"status"` // completed, cancelled or expired
+	Status  Status    `json:"status"` // completed, cancelled, expired or stopped
 	EndedAt time.Time `json:"ended_at"`
+	Why     string    `json:"why,omitempty"` // of one that stopped itself
 	Counts
 }
 
@@ -98,13 +101,18 @@ const (
 	Completed Status = "completed"
 	Cancelled Status = "cancelled"
 	Expired   Status = "expired"
+	Stopped   Status = "stopped" // by its AutoStop
 )
 
 // The codes of lines that a batch ended without running.
 const (
 	CodeCancelled = "batch_cancelled"
 	CodeExpired   = "batch_expired"
+	CodeStopped   = "batch_stopped"
 )
+
+// endsOf are the states of halted rounds.
+var endsOf = map[string]Status{CodeCancelled: Cancelled, CodeExpired: Expired, CodeStopped: Stopped}
 
 var batchID = regexp.MustCompile(`^b_[a-z0-9]{8,62}$`)
 

@@ -82,6 +82,10 @@ func (e *Engine) stopped(model string) error {
 // stopping is the reason in the RetryLaterError of a worker that was told to stop.
 const stopping = "worker is stopping"
 
+// leaseLost is the reason in the RetryLaterError of a run whose lease the queue took away:
+// this worker was away for too long.
+const leaseLost = "its lease is lost"
+
 // send makes the call and turns a panic into an error. The call may run on its own
 // goroutine, where a panic would end the worker.
 func (e *Engine) send(ctx context.Context, send func(context.Context) (workersai.Meta, error)) (meta workersai.Meta, err error) {
@@ -129,7 +133,11 @@ func (j *job) waitContext(ctx context.Context) (context.Context, context.CancelF
 	ctx, cancel := context.WithDeadlineCause(ctx, j.task.Deadline, deadlineExceeded(j.task.Deadline))
 	ctx, end := context.WithCancelCause(ctx)
 	drained := context.AfterFunc(j.draining, func() {
-		end(&gate.RetryLaterError{Model: j.task.Model, Until: time.Now(), Reason: stopping})
+		reason := stopping
+		if j.engine.stopping.Err() == nil {
+			reason = leaseLost
+		}
+		end(&gate.RetryLaterError{Model: j.task.Model, Until: time.Now(), Reason: reason})
 	})
 	cancelled := context.AfterFunc(j.cancelled, func() { end(errCancelled) })
 	if j.cancelled.Err() != nil {

@@ -23,9 +23,9 @@ func TestATaskOfOneCallCostsTheseCommands(t *testing.T) {
 			// Enqueued: HMGET, HSET, LPUSH, PUBLISH into an empty queue, ZADD of the deadline, and the script.
 			// Taken and acknowledged by asynq: HSET, HDEL, ZADD, HGET; LREM, ZREM, DEL, and a script.
 			// Claimed with its call: HMGET, HSET, EXPIREAT, and the script.
-			// Ended: HSET, HDEL, EXPIRE, the script, and ZREM of the deadline.
+			// Ended: HSET, HDEL, EXPIRE, PUBLISH to waiters, the script, and ZREM of the deadline.
 			"DEL": 1, "EVALSHA": 4, "EXPIRE": 1, "EXPIREAT": 1, "HDEL": 2, "HGET": 1, "HMGET": 2, "HSET": 4,
-			"LPUSH": 1, "LREM": 1, "PUBLISH": 1, "ZADD": 2, "ZREM": 2,
+			"LPUSH": 1, "LREM": 1, "PUBLISH": 2, "ZADD": 2, "ZREM": 2,
 		}, counted())
 		require.Equal(t, tasks.Completed, r.wait(id).Status)
 	})

@@ -103,6 +103,7 @@ type Engine struct {
 	bucket       *objects.Breaker // cfg.Store, through which all requests to the bucket go
 	loggedNewer  sync.Map         // logged errors of tasks of newer versions
 	process      *liveness.Process
+	late         lateReleases
 	isolation    isolation
 	gates        closures
 	longWaits    longWaits
@@ -126,10 +127,7 @@ func newEngine(cfg Config, stopping context.Context) *Engine {
 	e.bucket = objects.NewBreaker(e.cfg.Store, objects.Options{Preflight: storage.Preflight, Log: e.cfg.Log, OnChange: e.cfg.Hooks.Bucket})
 	e.cfg.Store = e.bucket
 	e.budgets.caps = &budget.Caps{Redis: cfg.Redis, Store: e.bucket}
-	e.process = liveness.New(cfg.Redis, e.registerClaims, func(ctx context.Context) {
-		e.stopCancelled(ctx)
-		e.refreshCaps(ctx)
-	})
+	e.process = liveness.New(cfg.Redis, e.registerClaims, e.onBeat)
 	e.sharing.queues = map[string]sharing{}
 	return e
 }

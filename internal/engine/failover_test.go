@@ -26,12 +26,18 @@ func TestATaskThatRedisGivesOutTwiceIsPaidOnce(t *testing.T) {
 	}
 }
 
-func givenOutTwice(t *testing.T, r *rig, late bool) {
+// other returns a rig for a second worker, with a link of its own to the same Redis.
+func (r *rig) other() *rig {
 	other := *r
 	other.link = &redistest.Link{}
 	other.redis = r.server.Client(other.link)
 	other.cfg.Redis = other.redis
 	other.cfg.Gate = gate.New(gate.Config{Redis: other.redis, Pace: catalogued, Log: r.cfg.Log})
+	return &other
+}
+
+func givenOutTwice(t *testing.T, r *rig, late bool) {
+	other := r.other()
 	r.ai.Fault(workersaitest.Fault{Delay: 8 * time.Second})
 	r.work()
 	time.Sleep(10 * time.Second)
@@ -150,4 +156,65 @@ func TestATaskIsPaidOnceHoweverRedisForgetsIt(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAClaimThatARestartBroughtBackIsDropped: a Redis that lost its last writes says again
+// that a worker runs a task which that worker has returned to the queue. The worker lives
+// and is busy, so no other one would ever run the task.
+func TestAClaimThatARestartBroughtBackIsDropped(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		id := r.busyAfterwards(workersaitest.Fault{Status: 502})
+		before := r.server.Snapshot()
+		time.Sleep(5 * time.Second)
+		require.Len(t, r.ai.Requests(), 2, "the worker is busy with the second task")
+		r.link.Cut()
+		r.server.Restore(before)
+		r.link.Mend()
+		result := r.doneByAnother(id)
+		require.Equal(t, 2, result.Attempts, "nobody died")
+		require.Len(t, r.ai.Requests(), 3)
+	})
+}
+
+// TestATaskIsReleasedOnceRedisIsBack: its worker could not return the task to the queue
+// while Redis was away, lives on, and is busy with another one.
+func TestATaskIsReleasedOnceRedisIsBack(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		id := r.busyAfterwards(workersaitest.Fault{Code: 3040})
+		r.link.Cut()
+		time.Sleep(15 * time.Second)
+		r.link.Mend()
+		require.Eventually(t, func() bool { return len(r.ai.Requests()) == 2 }, time.Minute, time.Second, "the worker is busy with the second task")
+		result := r.doneByAnother(id)
+		require.Equal(t, []int{1, 2, 0}, []int{result.Attempts, result.Usage.Calls, result.Usage.Unsettled})
+	})
+}
+
+// busyAfterwards has a worker of one slot begin a task whose first call meets a fault after
+// five seconds. Then the worker is busy with another task for minutes.
+func (r *rig) busyAfterwards(first workersaitest.Fault) (id string) {
+	r.cfg.Concurrency = 1
+	r.work()
+	time.Sleep(15 * time.Second)
+	first.Contains, first.To, first.Delay = "first", 1, 5*time.Second
+	r.ai.Fault(first)
+	r.ai.Fault(workersaitest.Fault{Contains: "second", Delay: 8 * time.Minute})
+	id = r.enqueue(tasks.Text{Prompt: "first"})
+	time.Sleep(time.Second)
+	r.enqueue(tasks.Text{Prompt: "second"})
+	time.Sleep(time.Second)
+	return id
+}
+
+// doneByAnother starts a second worker and waits until it has completed a task.
+func (r *rig) doneByAnother(id string) *tasks.Result {
+	other := r.other()
+	other.work()
+	defer func() { other.stop() }()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 3*time.Minute)
+	defer cancel()
+	result, err := r.client.Wait(ctx, id)
+	require.NoError(r.t, err)
+	require.Equal(r.t, tasks.Completed, result.Status)
+	return result
 }

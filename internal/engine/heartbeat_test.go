@@ -197,7 +197,7 @@ func TestAFailedCheckForAFailoverIsRepeated(t *testing.T) {
 		client, info := r.another(), &failingInfo{}
 		client.redis.AddHook(info)
 		found := 0
-		process := liveness.New(client.redis, func(context.Context) { found++ }, func(context.Context) {})
+		process := liveness.New(client.redis, func(context.Context) error { found++; return nil }, func(context.Context) {})
 		require.NoError(t, process.Start(t.Context()))
 		require.NoError(t, client.redis.Ping(t.Context()).Err())
 		require.NoError(t, process.CheckFailover(t.Context()))

@@ -35,6 +35,13 @@ func (e *Engine) endWaiting(ctx context.Context, t tasks.Task, raw []byte, f *ta
 	return e.cleanUp(ctx, j)
 }
 
+// onBeat does what goes with each heartbeat.
+func (e *Engine) onBeat(ctx context.Context) {
+	e.releaseLate(ctx)
+	e.stopCancelled(ctx)
+	e.refreshCaps(ctx)
+}
+
 // stopCancelled stops the running tasks of this process whose cancellation was requested.
 func (e *Engine) stopCancelled(ctx context.Context) {
 	if e.runningCount.Load() == 0 || e.cfg.Redis.ZCard(ctx, taskstate.CancelledKey).Val() == 0 {

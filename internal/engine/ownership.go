@@ -3,6 +3,9 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/liveness"
@@ -25,7 +28,7 @@ func errForgot() error {
 
 // owner returns this process as the owner of tasks.
 func (e *Engine) owner() taskstate.Owner {
-	return taskstate.Owner{Redis: e.cfg.Redis, ID: e.process.ID()}
+	return taskstate.Owner{Redis: e.cfg.Redis, ID: e.process.ID(), Memory: e.process.Memory()}
 }
 
 // record identifies the live record of the task.
@@ -36,11 +39,14 @@ func (j *job) record() taskstate.Task {
 // claim makes this process the owner of the task and reads its counters. When the owner in
 // the record is dead, claim counts a crash and claims the task from it.
 func (e *Engine) claim(ctx context.Context, j *job) error {
+	if err := e.releaseFirst(ctx, j.task.ID); err != nil {
+		return err
+	}
 	me := e.owner()
 	for {
 		mark, readMark := e.readMark(ctx)
 		owner, read, err := me.Claim(ctx, j.record(), readMark)
-		if err == nil && owner == me.ID {
+		if err == nil && owner.ID == me.ID {
 			var known bool
 			if known, err = e.remembers(ctx, mark()); err == nil && !known {
 				j.held, j.unread = true, true
@@ -51,26 +57,40 @@ func (e *Engine) claim(ctx context.Context, j *job) error {
 			j.held, j.unread = true, true // perhaps claimed: only the reply may be lost
 			return &redisError{fmt.Errorf("claim the task: %w", err)}
 		}
-		if owner == me.ID {
+		if owner.ID == me.ID {
 			j.held, j.unread = true, false
 			j.counts = countersOf(read)
 			return nil
 		}
-		alive, err := e.process.Alive(ctx, owner)
-		if err != nil {
-			return &redisError{err}
-		}
-		if alive {
-			return errOwned()
-		}
-		crashes, err := me.CountCrash(ctx, j.task.ID, owner)
-		if err != nil {
-			return &redisError{fmt.Errorf("count a crash: %w", err)}
-		}
-		if crashes > 0 {
-			e.cfg.Log.Warn("a worker died while it was at this task", "task", j.task.ID, "kind", j.task.Kind)
+		if err := e.dropOwner(ctx, j, owner); err != nil {
+			return err
 		}
 	}
+}
+
+// dropOwner removes the owner of a task if it is dead, or lives and no longer runs the task.
+// Otherwise it returns the error of an owned task.
+func (e *Engine) dropOwner(ctx context.Context, j *job, owner taskstate.Owner) error {
+	alive, err := e.process.Alive(ctx, owner.ID)
+	switch {
+	case err != nil:
+		return &redisError{err}
+	case alive && !e.process.Stale(owner.Memory):
+		return errOwned()
+	case alive:
+		if err := e.owner().DropStale(ctx, j.task.ID, owner); err != nil {
+			return &redisError{fmt.Errorf("drop a stale claim: %w", err)}
+		}
+		return nil
+	}
+	crashes, err := e.owner().CountCrash(ctx, j.task.ID, owner.ID)
+	if err != nil {
+		return &redisError{fmt.Errorf("count a crash: %w", err)}
+	}
+	if crashes > 0 {
+		e.cfg.Log.Warn("a worker died while it was at this task", "task", j.task.ID, "kind", j.task.Kind)
+	}
+	return nil
 }
 
 // release ends the ownership of a task that returns to the queue, and writes its counters.
@@ -82,7 +102,8 @@ func (e *Engine) release(ctx context.Context, j *job) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := e.owner().Release(ctx, j.task.ID, j.recordCounters()); err != nil {
-		e.cfg.Log.Warn("a run's outcome is not counted", "task", j.task.ID, "error", clean(err.Error()))
+		e.late.add(j.task.ID, j.recordCounters())
+		e.cfg.Log.Warn("a run's outcome is not counted yet", "task", j.task.ID, "error", clean(err.Error()))
 	}
 }
 
@@ -120,15 +141,76 @@ func (e *Engine) markIdleLater(ctx context.Context, j *job) (done func() bool) {
 }
 
 // registerClaims registers the claims of this process again, after Redis has lost them.
-func (e *Engine) registerClaims(ctx context.Context) {
-	pipe := e.cfg.Redis.Pipeline()
+func (e *Engine) registerClaims(ctx context.Context) error {
+	var running []taskstate.Running
 	e.running.Range(func(id, value any) bool {
 		if j, ok := value.(*job); ok && j.mayCall.Load() {
-			e.owner().Register(ctx, pipe, j.record(), j.idle.Load())
+			running = append(running, taskstate.Running{Task: j.record(), Idle: j.idle.Load()})
 		}
 		return true
 	})
-	if _, err := pipe.Exec(ctx); err != nil {
+	if err := e.owner().Register(ctx, running); err != nil {
 		e.cfg.Log.Warn("running tasks not marked again", "error", clean(err.Error()))
+		return fmt.Errorf("register the claims: %w", err)
 	}
+	return nil
+}
+
+// lateReleases are the releases that failed, by task. Until they are done, their tasks look
+// as if this process still ran them.
+type lateReleases struct {
+	mu    sync.Mutex
+	tasks map[string]*taskstate.Counters
+}
+
+// mostLate bounds the late releases. The task of one that is dropped waits until this
+// process takes it again or ends.
+const mostLate = 10_000
+
+func (l *lateReleases) add(id string, c *taskstate.Counters) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tasks == nil {
+		l.tasks = map[string]*taskstate.Counters{}
+	}
+	if len(l.tasks) < mostLate {
+		l.tasks[id] = c
+	}
+}
+
+// take removes the release of a task.
+func (l *lateReleases) take(id string) (c *taskstate.Counters, late bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c, late = l.tasks[id]
+	delete(l.tasks, id)
+	return c, late
+}
+
+func (l *lateReleases) ids() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.tasks))
+}
+
+// releaseLate does the late releases, until one fails again.
+func (e *Engine) releaseLate(ctx context.Context) {
+	for _, id := range e.late.ids() {
+		if e.releaseFirst(ctx, id) != nil {
+			return
+		}
+	}
+}
+
+// releaseFirst does the late release of a task, if there is one.
+func (e *Engine) releaseFirst(ctx context.Context, id string) error {
+	c, late := e.late.take(id)
+	if !late {
+		return nil
+	}
+	if err := e.owner().Release(ctx, id, c); err != nil {
+		e.late.add(id, c)
+		return &redisError{fmt.Errorf("release the task: %w", err)}
+	}
+	return nil
 }

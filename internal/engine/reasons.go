@@ -58,7 +58,7 @@ func (r *reasons) get() (waits, answer string) {
 // reports whether the reason is another than before.
 func (r *reasons) waitsAtGate(err error) (changed bool) {
 	pause, ok := errors.AsType[*gate.RetryLaterError](err)
-	if !ok || pause.Reason == stopping {
+	if !ok || pause.Reason == stopping || pause.Reason == leaseLost {
 		return false
 	}
 	text := gateText(pause.Model, pause.Reason)

@@ -142,3 +142,19 @@ func (s *sim) checkCost(r tasks.Result, log []workersaitest.Request, rounding fl
 		s.violate("%s says that it cost %.4f neurons, with %d calls unsettled; %.4f were billed", r.Metadata["sim"], r.Usage.Neurons, r.Usage.Unsettled, billed)
 	}
 }
+
+// bill lists every call and what each result says of its cost, for the log of a run that
+// failed.
+func (s *sim) bill() string {
+	var b strings.Builder
+	for _, q := range s.ai.Requests() {
+		x := s.exchangeOf(q)
+		fmt.Fprintf(&b, "%8.3f CALL by %s status %d code %d billed %v neurons %.4f whole %v priced %v for %v\n",
+			s.seconds(x.at), x.caller.name, q.Status, q.Code, q.Billed, q.Neurons, x.whole, x.priced, marks.FindAllString(string(q.Body), -1))
+	}
+	for id, r := range s.results() {
+		fmt.Fprintf(&b, "%8.3f RESULT %s %s %s attempts %d calls %d unsettled %d neurons %.4f\n",
+			s.seconds(r.FinishedAt), r.Metadata["sim"], id, r.Status, r.Attempts, r.Usage.Calls, r.Usage.Unsettled, r.Usage.Neurons)
+	}
+	return b.String()
+}

@@ -56,7 +56,7 @@ func TestSimulation(t *testing.T) {
 				s.check()
 				if len(s.violations) > 0 {
 					log := filepath.Join(os.TempDir(), fmt.Sprintf("simulation-%d.log", seed)) // a rare failure may not come again
-					require.NoError(t, os.WriteFile(log, []byte(fmt.Sprint(s.plan, s.log.String())), 0o600))
+					require.NoError(t, os.WriteFile(log, []byte(fmt.Sprint(s.plan, s.log.String(), s.bill())), 0o600))
 					t.Errorf("%sreplay with: go test ./internal/engine -run TestSimulation -sim.seed=%d; the log of this run: %s\n%s",
 						s.plan, seed, log, strings.Join(short(s.violations), "\n"))
 				}

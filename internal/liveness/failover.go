@@ -17,14 +17,14 @@ import (
 // client, since the last check. See watch and Process.Remembers.
 type detector struct {
 	redis      redis.UniversalClient
-	onFailover func(context.Context) // called when another server answers than at the last check
-	checking   chan struct{}         // a lock of one element: the caller that checks
-	connected  atomic.Bool           // a connection was opened after the last check
+	onFailover func(context.Context) error // called when another server answers than at the last check
+	checking   chan struct{}               // a lock of one element: the caller that checks
+	connected  atomic.Bool                 // a connection was opened after the last check
 	mu         sync.Mutex
 	id         string // name of the memory, see package replid; empty before the first check
 }
 
-func newDetector(r redis.UniversalClient, onFailover func(context.Context)) *detector {
+func newDetector(r redis.UniversalClient, onFailover func(context.Context) error) *detector {
 	return &detector{redis: r, onFailover: onFailover, checking: make(chan struct{}, 1)}
 }
 
@@ -52,8 +52,15 @@ func (d *detector) check(ctx context.Context, insist bool) error {
 	before := d.id
 	d.id = id
 	d.mu.Unlock()
-	if before != "" && before != id {
-		d.onFailover(ctx)
+	if before == "" || before == id {
+		return nil
+	}
+	if err := d.onFailover(ctx); err != nil {
+		d.mu.Lock()
+		d.id = before // so that the next check does it again
+		d.mu.Unlock()
+		d.connected.Store(true)
+		return err
 	}
 	return nil
 }

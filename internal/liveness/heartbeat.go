@@ -32,7 +32,7 @@ type Process struct {
 	redis    redis.UniversalClient
 	id       string
 	failover *detector
-	onLoss   func(context.Context)
+	onLoss   func(context.Context) error
 	onBeat   func(context.Context)
 
 	mu     sync.Mutex
@@ -43,7 +43,7 @@ type Process struct {
 
 // New returns a Process with an id of its own. It calls onLoss when Redis may have lost the
 // heartbeat and the claims of this process, and onBeat at each later heartbeat.
-func New(r redis.UniversalClient, onLoss, onBeat func(context.Context)) *Process {
+func New(r redis.UniversalClient, onLoss func(context.Context) error, onBeat func(context.Context)) *Process {
 	p := &Process{redis: r, id: uuid.NewString(), onLoss: onLoss, onBeat: onBeat}
 	p.failover = newDetector(r, p.afterFailover)
 	return p
@@ -103,16 +103,16 @@ func (p *Process) Beat(ctx context.Context) {
 	p.beaten = now
 	p.mu.Unlock()
 	if lost {
-		p.onLoss(ctx)
+		_ = p.onLoss(ctx) // the claims are still there: Redis has its memory
 	}
 }
 
 // afterFailover starts the stabilisation and has the claims registered again.
-func (p *Process) afterFailover(ctx context.Context) {
+func (p *Process) afterFailover(ctx context.Context) error {
 	p.mu.Lock()
 	p.since, p.broken = time.Now(), true
 	p.mu.Unlock()
-	p.onLoss(ctx)
+	return p.onLoss(ctx)
 }
 
 // Alive reports whether a process has a heartbeat, or may have one that Redis does not know
@@ -124,6 +124,22 @@ func (p *Process) Alive(ctx context.Context, process string) (bool, error) {
 	}
 	return n == 1 || !p.Settled(), nil
 }
+
+// Stale reports whether a living process no longer runs a task that it claimed in a memory
+// of Redis: that memory is lost, and every process with a heartbeat has registered what it
+// runs in the present one. A restart may bring back a claim that was released.
+func (p *Process) Stale(memory string) bool {
+	now := p.failover.last()
+	if memory == "" || now == "" || memory == now || !p.Settled() {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.since) >= Stabilisation+lifetime
+}
+
+// Memory returns the name of Redis' memory at the last check, see package replid.
+func (p *Process) Memory() string { return p.failover.last() }
 
 // Settled reports whether the stabilisation is over: a process without a heartbeat is dead.
 func (p *Process) Settled() bool {

@@ -53,7 +53,7 @@ func askMark(ctx context.Context, r redis.UniversalClient) (string, error) {
 			mark, err = r.Get(ctx, MarkKey).Result()
 		}
 	}
-	if _, no := errors.AsType[redis.Error](err); no {
+	if redis.HasErrorPrefix(err, "READONLY") || redis.HasErrorPrefix(err, "NOPERM") {
 		return "", nil
 	}
 	return mark, err

@@ -19,8 +19,9 @@ type Definition struct {
 	Name     string            `json:"name" yaml:"name" maxLength:"64" doc:"1 to 64 letters, digits and _.-"`
 	Cron     string            `json:"cron" yaml:"cron" maxLength:"200" doc:"Five fields, or @hourly, @daily, @weekly, @monthly, @yearly."`
 	TimeZone string            `json:"time_zone,omitempty" yaml:"time_zone" maxLength:"64" doc:"IANA name such as Europe/Berlin; UTC by default."`
-	Kind     tasks.Kind        `json:"kind" yaml:"kind" doc:"Kind of the task."`
-	Payload  map[string]any    `json:"payload" yaml:"payload" doc:"The task's input. Texts may have {{date}}, {{date -1d}}, {{datetime}}, {{slot}} and {{name}}."`
+	Kind     tasks.Kind        `json:"kind,omitempty" yaml:"kind" doc:"Kind of the task, or of the lines of a file that are plain text or CSV."`
+	Payload  map[string]any    `json:"payload,omitempty" yaml:"payload" doc:"The task's input. Texts may have {{date}}, {{date -1d}}, {{datetime}}, {{slot}} and {{name}}. With a file of plain lines, their other fields."`
+	File     *File             `json:"file,omitempty" yaml:"file" doc:"Run the lines of a file in the bucket as a batch, instead of one task."`
 	Lane     tasks.Lane        `json:"lane,omitempty" yaml:"lane" enum:"interactive,bulk" doc:"bulk by default."`
 	Model    string            `json:"model,omitempty" yaml:"model" maxLength:"200" doc:"Instead of the kind's default model."`
 	Deadline string            `json:"deadline,omitempty" yaml:"deadline" maxLength:"20" doc:"A duration after the slot, such as 6h."`
@@ -142,8 +143,12 @@ func (p *problems) policies(e *Entry) {
 	e.reach = max(e.reach, onTime)
 }
 
-// work checks the task of a slot.
+// work checks the task of a slot, or its file.
 func (p *problems) work(e Entry) {
+	if e.File != nil {
+		p.file(e)
+		return
+	}
 	if e.Lane != tasks.Bulk && e.Lane != tasks.Interactive {
 		p.add("lane", "is neither interactive nor bulk")
 		e.Lane = tasks.Bulk

@@ -7,18 +7,20 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
 // dispatcher enqueues the work of slots of one tenant.
 type dispatcher struct {
-	store  storage.Store
-	client *tasks.Client
-	tenant string
-	owner  string // this process, in claims
-	now    func() time.Time
-	log    *slog.Logger
+	store   storage.Store
+	client  *tasks.Client
+	batches *batch.Batches
+	tenant  string
+	owner   string // this process, in claims
+	now     func() time.Time
+	log     *slog.Logger
 }
 
 const (
@@ -79,7 +81,7 @@ func forgotten(refs []slotRef, slot time.Time) bool {
 	return newer >= KeptRuns
 }
 
-// submit decides about a claimed slot, and enqueues its task. An error means that the slot
+// submit decides about a claimed slot, and submits its work. An error means that the slot
 // must be tried again.
 func (d *dispatcher) submit(ctx context.Context, e Entry, runs ledger, refs []slotRef, r Run) (Run, error) {
 	log := d.log.With("schedule", e.Name, "slot", r.Slot)
@@ -93,14 +95,30 @@ func (d *dispatcher) submit(ctx context.Context, e Entry, runs ledger, refs []sl
 		log.Info("slot skipped: the run before it has not ended", "running", blocking.Slot)
 		return r, nil
 	}
-	options := append(e.options(), tasks.WithScheduleSlot(e.Name, r.Slot))
+	var deadline time.Time
 	if e.ttl > 0 {
-		deadline := r.Slot.Add(e.ttl)
+		deadline = r.Slot.Add(e.ttl)
 		if !deadline.After(d.now()) {
 			r.Status, r.Reason = Skipped, "its deadline had passed"
 			log.Warn("slot skipped: its deadline has passed", "deadline", deadline)
 			return r, nil
 		}
+	}
+	if e.File != nil {
+		r, err := d.submitFile(ctx, e, r, deadline)
+		if r.Status == Refused {
+			log.Error("slot given up: its file is refused", "reason", r.Reason)
+		}
+		return r, err
+	}
+	return d.submitTask(ctx, e, r, deadline)
+}
+
+// submitTask enqueues the task of a slot. An error means that the slot must be tried again.
+func (d *dispatcher) submitTask(ctx context.Context, e Entry, r Run, deadline time.Time) (Run, error) {
+	log := d.log.With("schedule", e.Name, "slot", r.Slot)
+	options := append(e.options(), tasks.WithScheduleSlot(e.Name, r.Slot))
+	if !deadline.IsZero() {
 		options = append(options, tasks.WithDeadline(deadline))
 	}
 	payload, err := e.payload(r.Slot)
@@ -117,7 +135,7 @@ func (d *dispatcher) submit(ctx context.Context, e Entry, runs ledger, refs []sl
 		r.Status, r.Reason = Refused, "the slot already had another task"
 		log.Error("slot was enqueued with another task; is a scheduler running with an older file?", "error", err)
 	case refused:
-		r.Status, r.Reason = Refused, invalid.Error()[:min(len(invalid.Error()), reasonBytes)]
+		r = refuse(r, invalid)
 		log.Error("slot given up: its task is refused", "error", err)
 	default:
 		return r, fmt.Errorf("enqueue: %w", err)
@@ -132,7 +150,7 @@ func (d *dispatcher) overlapping(ctx context.Context, e Entry, runs ledger, refs
 	if err != nil || before == nil || before.Status == Claimed { // a claim that nobody continues must not stop the schedule
 		return nil, err
 	}
-	settled, err := runs.settle(ctx, d.client, *before)
+	settled, err := runs.settle(ctx, d.client, d.batches, *before)
 	if e.Overlap != OverlapSkip && e.Overlap != OverlapCancel {
 		return nil, nil // the end is stored when the next slot or a person looks
 	}
@@ -142,15 +160,27 @@ func (d *dispatcher) overlapping(ctx context.Context, e Entry, runs ledger, refs
 	if e.Overlap == OverlapSkip {
 		return &settled, nil
 	}
-	err = d.client.Cancel(ctx, settled.Task)
-	if errors.Is(err, tasks.ErrEnded) || errors.Is(err, tasks.ErrNotFound) {
-		err = nil
-	}
-	if err != nil {
+	if err := d.cancel(ctx, settled); err != nil {
 		return nil, fmt.Errorf("cancel the run of %s: %w", settled.Slot.Format(time.RFC3339), err)
 	}
-	d.log.Info("the run before the slot is cancelled", "schedule", e.Name, "slot", r.Slot, "task", settled.Task)
+	d.log.Info("the run before the slot is cancelled", "schedule", e.Name, "slot", r.Slot, "task", settled.Task, "batch", settled.Batch)
 	return nil, nil
+}
+
+// cancel ends the work of a run, unless it has ended.
+func (d *dispatcher) cancel(ctx context.Context, r Run) error {
+	if r.Batch != "" {
+		err := d.batches.Cancel(ctx, r.Batch)
+		if errors.Is(err, batch.ErrEnded) || errors.Is(err, batch.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	err := d.client.Cancel(ctx, r.Task)
+	if errors.Is(err, tasks.ErrEnded) || errors.Is(err, tasks.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // before returns the latest run before a slot that was not skipped because of another one;

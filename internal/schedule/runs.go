@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 )
@@ -38,12 +39,13 @@ type Run struct {
 	ClaimedAt time.Time `json:"claimed_at"`
 	By        string    `json:"by"` // the scheduler that claimed it; random, one each start
 	Task      string    `json:"task,omitempty"`
+	Batch     string    `json:"batch,omitempty"`  // of a schedule with a file
 	Reason    string    `json:"reason,omitempty"` // why it was skipped, refused or has failed
 	// After is the slot of the run that had not ended when this one was skipped.
 	After   time.Time `json:"after,omitzero"`
 	EndedAt time.Time `json:"ended_at,omitzero"`
 	Neurons float64   `json:"neurons"` // of all calls; 0 until the run has ended
-	Calls   int       `json:"calls"`
+	Calls   int       `json:"calls"`   // 0 for a batch
 }
 
 // ended reports whether nothing will change the run any more.
@@ -153,9 +155,16 @@ func (l ledger) latest(ctx context.Context, now time.Time) (slot time.Time, clai
 
 // settle finds out whether a run has ended, and stores its end, so that the history
 // outlives the results.
-func (l ledger) settle(ctx context.Context, client *tasks.Client, r Run) (Run, error) {
+func (l ledger) settle(ctx context.Context, client *tasks.Client, batches *batch.Batches, r Run) (Run, error) {
 	if r.Status != Running {
 		return r, nil
+	}
+	if r.Batch != "" {
+		settled, err := settleBatch(ctx, batches, r)
+		if err != nil || !settled.ended() {
+			return r, err
+		}
+		return settled, l.put(ctx, settled)
 	}
 	info, err := client.Get(ctx, r.Task)
 	switch {

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -104,7 +105,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 // begin starts the runner of a schedule. The channel is closed when it has ended.
 func (s *Scheduler) begin(ctx context.Context, tenant string, e Entry) <-chan struct{} {
 	r := &runner{
-		dispatcher: &dispatcher{store: s.cfg.Store, client: s.client(tenant), tenant: tenant, owner: s.owner, now: s.cfg.Now, log: s.cfg.Log},
+		dispatcher: s.dispatcher(tenant),
 		entry:      e, atOnce: s.atOnce, longest: checkClock * s.cfg.Poll,
 	}
 	ended := make(chan struct{})
@@ -113,6 +114,14 @@ func (s *Scheduler) begin(ctx context.Context, tenant string, e Entry) <-chan st
 		r.run(ctx)
 	})
 	return ended
+}
+
+func (s *Scheduler) dispatcher(tenant string) *dispatcher {
+	client := s.client(tenant)
+	return &dispatcher{
+		store: s.cfg.Store, client: client, tenant: tenant, owner: s.owner, now: s.cfg.Now, log: s.cfg.Log,
+		batches: batch.New(batch.Config{Client: client, Store: s.cfg.Store, Redis: s.cfg.Redis, Tenant: tenant, Log: s.cfg.Log}),
+	}
 }
 
 // client returns the producer's client of a tenant. Models were checked when a schedule

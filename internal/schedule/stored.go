@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -63,6 +64,11 @@ func NewStored(c StoredConfig) *Stored {
 		c.Log = slog.Default()
 	}
 	return &Stored{c}
+}
+
+// batches returns the batches of the tenant.
+func (s *Stored) batches() *batch.Batches {
+	return batch.New(batch.Config{Client: s.Client, Store: s.Store, Redis: s.Redis, Tenant: s.Tenant, Log: s.Log})
 }
 
 // Schedule is a stored schedule.
@@ -180,7 +186,7 @@ func (s *Stored) RunNow(ctx context.Context, name string) (Run, error) {
 	if slot.Second() == 0 {
 		slot = slot.Add(time.Second) // slots of the clock are at full minutes
 	}
-	one := &dispatcher{store: s.Store, client: s.Client, tenant: s.Tenant, owner: uuid.NewString(), now: time.Now, log: s.Log}
+	one := &dispatcher{store: s.Store, client: s.Client, batches: s.batches(), tenant: s.Tenant, owner: uuid.NewString(), now: time.Now, log: s.Log}
 	return one.dispatch(ctx, e, slot, true)
 }
 
@@ -273,7 +279,7 @@ func (s *Stored) History(ctx context.Context, name string, n int) ([]Run, error)
 				return nil // pruned meanwhile
 			}
 			if err == nil {
-				r, err = ledger.settle(inner, s.Client, r)
+				r, err = ledger.settle(inner, s.Client, s.batches(), r)
 			}
 			runs[i] = &r
 			return err

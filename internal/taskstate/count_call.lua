@@ -2,12 +2,12 @@
 -- it. That happens when Redis lost its latest writes or this process was away.
 --
 -- KEYS: record
--- ARGV: owner, calls, attempts, expiry (Unix seconds)
+-- ARGV: owner, calls, attempts, expiry (Unix seconds), name of Redis' memory
 -- Reply: 1, or 0 when not counted
 local had = redis.call("HMGET", KEYS[1], "holder", "ended", "idle")
 if had[1] and had[1] ~= ARGV[1] or had[2] then return 0 end
 if not had[1] then
-  redis.call("HSET", KEYS[1], "holder", ARGV[1])
+  redis.call("HSET", KEYS[1], "holder", ARGV[1], "memory", ARGV[5])
   redis.call("EXPIREAT", KEYS[1], ARGV[4])
 end
 if had[3] then redis.call("HDEL", KEYS[1], "idle") end

@@ -101,7 +101,7 @@ type Counted struct {
 // Count counts one call of each task in one round trip, before the call is sent.
 func (o Owner) Count(ctx context.Context, calls []Call) []Counted {
 	out := make([]Counted, len(calls))
-	for i, reply := range o.all(ctx, countCall, calls, func(c Call) []any { return []any{o.ID, c.Calls, c.Attempts, c.Expires.Unix()} }) {
+	for i, reply := range o.all(ctx, countCall, calls, func(c Call) []any { return []any{o.ID, c.Calls, c.Attempts, c.Expires.Unix(), o.Memory} }) {
 		n, err := reply.Int()
 		out[i] = Counted{Refused: err == nil && n == 0, Err: err}
 	}
@@ -128,7 +128,7 @@ func (o Owner) all(ctx context.Context, s *redis.Script, calls []Call, args func
 // counts a repeated request with the same name once. isNew is false when the task has an
 // earlier run, another owner, or is cancelled.
 func (o Owner) CountFirst(ctx context.Context, t Task, run string, also func(redis.Pipeliner)) (isNew bool, err error) {
-	n, err := o.runWith(ctx, countFirst, t, also, o.ID, t.Expires.Unix(), run).Int()
+	n, err := o.runWith(ctx, countFirst, t, also, o.ID, t.Expires.Unix(), run, o.Memory).Int()
 	return n == 1, err
 }
 

@@ -11,6 +11,7 @@ import "time"
 //	"neurons"               cost of calls whose answers are not stored, by call number
 //	"failure"               decided, but not stored yet
 //	"holder"                the owner: the worker that runs the task
+//	"memory"                name of Redis' memory in which it claimed the task
 //	"idle"                  the owner only waits and makes no call
 //	"cancelled"             a person cancelled the task
 //	"digest"                the claim of the idempotency key

@@ -8,6 +8,6 @@
 if redis.call("EXISTS", KEYS[1]) == 0 then return 0 end
 if redis.call("HGET", KEYS[1], "holder") == ARGV[1] then
   if #ARGV > 1 then redis.call("HSET", KEYS[1], unpack(ARGV, 2)) end
-  redis.call("HDEL", KEYS[1], "holder", "idle")
+  redis.call("HDEL", KEYS[1], "holder", "memory", "idle")
 end
 return 1

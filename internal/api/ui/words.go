@@ -156,7 +156,7 @@ var marks = map[string]mark{
 	"open": {"tick", "ok", "open"}, "learned": {"slow", "wait", "learned"}, "narrow": {"slow", "wait", "narrow"},
 	"closed": {"bars", "bad", "closed"}, "probing": {"run", "wait", "probing"}, "held": {"lock", "bad", "held"},
 	"waiting": {"ring", "wait", "waiting"}, "running": {"run", "accent", "running"}, "stopping": {"bars", "wait", "stopping"},
-	"cancelled": {"cross", "soft", "cancelled"}, "expired": {"clock", "bad", "expired"},
+	"cancelled": {"cross", "soft", "cancelled"}, "expired": {"clock", "bad", "expired"}, "stopped": {"cross", "bad", "stopped"},
 	"delivered": {"tick", "ok", "delivered"}, "gone": {"cross", "soft", "gone"},
 }
 

@@ -1,0 +1,46 @@
+package taskstate_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/neuronmill/neuronmill/internal/redistest"
+	"github.com/neuronmill/neuronmill/internal/taskstate"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// TestAClaimIsRegisteredAgainUnlessItWasTakenOver: a worker whose heartbeat had expired
+// registers its claims again, also when Redis lost nothing. A task that another worker has
+// taken over meanwhile would be paid for twice. After a failover the older claim is the one
+// that Redis brought back.
+func TestAClaimIsRegisteredAgainUnlessItWasTakenOver(t *testing.T) {
+	r := redistest.New(t).Client(nil)
+	nothing := func(redis.Pipeliner) {}
+	for name, c := range map[string]struct {
+		claimed, now string // the names of Redis' memory at the other's claim and at the registration
+		stays        bool
+	}{
+		"taken over":               {"m1", "m1", true},
+		"brought back":             {"m0", "m1", false},
+		"taken over, without name": {"", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			task := taskstate.Task{ID: "t_" + name, Expires: time.Now().Add(time.Hour)}
+			away := taskstate.Owner{Redis: r, ID: "away", Memory: c.now}
+			other := taskstate.Owner{Redis: r, ID: "other", Memory: c.claimed}
+			owner, _, err := other.Claim(t.Context(), task, nothing)
+			require.NoError(t, err)
+			require.Equal(t, "other", owner.ID)
+			require.NoError(t, away.Register(t.Context(), []taskstate.Running{{Task: task}}))
+			owner, _, err = away.Claim(t.Context(), task, nothing)
+			require.NoError(t, err)
+			require.Equal(t, c.stays, owner.ID == "other")
+			require.Positive(t, r.TTL(t.Context(), taskstate.LiveKey(task.ID)).Val())
+			require.NoError(t, away.DropStale(t.Context(), task.ID, taskstate.Owner{ID: owner.ID, Memory: "another"}))
+			still, _, err := other.Claim(t.Context(), task, nothing)
+			require.NoError(t, err)
+			require.Equal(t, owner.ID, still.ID, "only a claim of the given memory is dropped")
+		})
+	}
+}
