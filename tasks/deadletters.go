@@ -82,6 +82,7 @@ type DeadLetterFilter struct {
 	Kind  Kind   // empty means all
 	Code  string // empty means all
 	Limit int    // maximum number of entries; 0 means no limit
+	After string // task id after which the list begins; empty means at its beginning
 }
 
 // deadOnce is the number of entries read in parallel.
@@ -92,7 +93,7 @@ const deadOnce = 32
 func (c *Client) DeadLetters(ctx context.Context, f DeadLetterFilter) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		given := 0
-		for keys, err := range c.deadKeys(ctx) {
+		for keys, err := range c.deadKeys(ctx, f.After) {
 			var found []DeadLetter
 			if err == nil {
 				found, err = c.readDead(ctx, keys)
@@ -116,8 +117,8 @@ func (c *Client) DeadLetters(ctx context.Context, f DeadLetterFilter) iter.Seq2[
 	}
 }
 
-// deadKeys yields the keys of the list in pages.
-func (c *Client) deadKeys(ctx context.Context) iter.Seq2[[]string, error] {
+// deadKeys yields the keys of the list in pages, those after the key of an id.
+func (c *Client) deadKeys(ctx context.Context, afterID string) iter.Seq2[[]string, error] {
 	return func(yield func([]string, error) bool) {
 		if c.invalid != nil {
 			yield(nil, c.invalid)
@@ -128,7 +129,11 @@ func (c *Client) deadKeys(ctx context.Context) iter.Seq2[[]string, error] {
 			return
 		}
 		var keys []string
-		for info, err := range c.cfg.Store.List(ctx, objects.DeadPrefix(c.cfg.Tenant), "") {
+		after := ""
+		if afterID != "" {
+			after = objects.DeadKey(c.cfg.Tenant, afterID)
+		}
+		for info, err := range c.cfg.Store.List(ctx, objects.DeadPrefix(c.cfg.Tenant), after) {
 			if err != nil {
 				yield(nil, fmt.Errorf("list the failures: %w", err))
 				return
@@ -233,7 +238,7 @@ func (c *Client) Retry(ctx context.Context, id string) (Receipt, error) {
 		return Receipt{}, err
 	}
 	if r.Status != Failed {
-		return Receipt{}, fmt.Errorf("retry %s: it completed", id)
+		return Receipt{}, fmt.Errorf("retry %s: it completed: %w", id, ErrEnded)
 	}
 	t, err := FailedTask(ctx, c.cfg.Store, c.cfg.Tenant, id)
 	if err != nil {

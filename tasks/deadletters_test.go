@@ -42,6 +42,7 @@ func TestDeadLettersAreListedInFullAndFiltered(t *testing.T) {
 	require.Len(t, deadOf(t, client, tasks.DeadLetterFilter{Code: tasks.CodeAttemptsExhausted}), 35)
 	require.Len(t, deadOf(t, client, tasks.DeadLetterFilter{Kind: tasks.KindImage, Limit: 3}), 3)
 	require.Equal(t, "t_033", deadOf(t, client, tasks.DeadLetterFilter{})[33].ID)
+	require.Equal(t, "t_034", deadOf(t, client, tasks.DeadLetterFilter{After: "t_033"})[0].ID)
 
 	require.NoError(t, store.Put(t.Context(), objects.DeadKey("default", "t_001"), strings.NewReader("{"), ""))
 	require.NoError(t, store.Put(t.Context(), objects.DeadKey("default", "t_002"), strings.NewReader(`{"id":"t_1"}`), ""))

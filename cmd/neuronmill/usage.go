@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,7 +56,7 @@ func (c *usageCmd) Run(g *globals) error {
 	case c.JSON:
 		return json.NewEncoder(g.stdout).Encode(report)
 	case c.CSV:
-		return writeUsageCSV(g, report)
+		return report.WriteCSV(g.stdout)
 	}
 	return writeUsage(g, report)
 }
@@ -92,18 +91,6 @@ func neuronsText(n float64) string {
 }
 
 func dollarsText(d float64) string { return fmt.Sprintf("$%.4f", d) }
-
-func writeUsageCSV(g *globals, report usage.Report) error {
-	w := csv.NewWriter(g.stdout)
-	rows := [][]string{{string(report.By), "neurons", "dollars", "tasks", "calls", "unsettled"}}
-	for _, r := range report.Rows {
-		rows = append(rows, []string{
-			r.Value, strconv.FormatFloat(r.Neurons, 'f', -1, 64), strconv.FormatFloat(r.Dollars, 'f', -1, 64),
-			strconv.Itoa(r.Tasks), strconv.Itoa(r.Calls), strconv.Itoa(r.Unsettled),
-		})
-	}
-	return w.WriteAll(rows)
-}
 
 func writeUsage(g *globals, report usage.Report) error {
 	first := column{name: strings.ToUpper(string(report.By)), least: 8}

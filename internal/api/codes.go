@@ -9,6 +9,7 @@ import (
 // The codes of problems that only the HTTP interface has. Those of package tasks come to
 // them.
 const (
+	codeActionNotFound   = "action_not_found"
 	codeAmbiguousAuth    = "ambiguous_auth"
 	codeBodyBroken       = "body_broken"
 	codeBodyTooLarge     = "body_too_large"
@@ -40,6 +41,9 @@ const (
 	codeScope            = "insufficient_scope"
 	codeStopping         = "server_stopping"
 	codeTimedOut         = "timed_out"
+	codeTokenExpired     = "token_expired"
+	codeTokenInvalid     = "token_invalid"
+	codeTooManyActions   = "too_many_actions"
 	codeTooManyAttempts  = "too_many_attempts"
 	codeTooManySchedules = "too_many_schedules"
 	codeUnauthorized     = "unauthorized"
@@ -58,6 +62,7 @@ type CodeInfo struct {
 
 // ownCodes are the codes that package tasks does not have.
 var ownCodes = []CodeInfo{
+	{codeActionNotFound, http.StatusNotFound, "There is no such action, or it ended more than seven days ago.", "Use the id of an action that POST /v1/actions has started."},
 	{codeAmbiguousAuth, http.StatusBadRequest, "The request has more than one credential.", "Send one header Authorization: Bearer KEY, and no key in the URL."},
 	{codeBodyBroken, http.StatusBadRequest, "The body ended before it was complete.", "Send the whole body, with the length that the header says."},
 	{codeBodyTooLarge, http.StatusRequestEntityTooLarge, "The body is larger than this route takes.", "Send less at a time. Audio goes to POST /v1/transcriptions or PUT /v1/uploads."},
@@ -89,6 +94,9 @@ var ownCodes = []CodeInfo{
 	{codeScope, http.StatusForbidden, "The key does not have the scope that the route needs.", "Use a key with the scope: neuronmill key create --scope SCOPE."},
 	{codeStopping, http.StatusServiceUnavailable, "The server is stopping.", "Send the request again; another server takes it."},
 	{codeTimedOut, http.StatusServiceUnavailable, "The server could not answer in time.", "Send the request again; with an Idempotency-Key a task is not made twice."},
+	{codeTokenExpired, http.StatusConflict, "The token was not used within ten minutes, and the tasks may have changed.", "Ask for a new plan: POST /v1/actions with the action and the filter."},
+	{codeTokenInvalid, http.StatusBadRequest, "The token was not made by this server for this tenant.", "Send the token of a plan as it is: POST /v1/actions with an action and a filter returns one."},
+	{codeTooManyActions, http.StatusServiceUnavailable, "This server runs as many actions as it may.", "Send the token again after Retry-After."},
 	{codeTooManyAttempts, http.StatusTooManyRequests, "Too many requests with a wrong key came from this address.", "Wait as long as Retry-After says, and correct the key."},
 	{codeTooManySchedules, http.StatusConflict, "The tenant has as many schedules as one may have.", "Delete one first."},
 	{codeUnauthorized, http.StatusUnauthorized, "The key is missing, wrong, revoked or expired.", "Send Authorization: Bearer KEY; neuronmill key create makes one."},

@@ -10,6 +10,8 @@ import (
 	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/history"
 	"github.com/neuronmill/neuronmill/internal/index"
+	"github.com/neuronmill/neuronmill/internal/schedule"
+	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/internal/webhook"
 )
 
@@ -34,15 +36,16 @@ func (c Config) checkUIPath() error {
 
 // dashboardRoutes mounts the dashboard, and leads browsers to it.
 func (s *Server) dashboardRoutes() {
-	base := s.cfg.uiPath()
+	base, runs := s.cfg.uiPath(), &schedule.RunCache{}
 	dashboard := ui.New(ui.Config{
 		Base: base, Version: s.cfg.Version, Secure: s.cfg.TLSCert != "" || s.cfg.BehindProxy,
 		Store: s.cfg.Store, Gate: s.cfg.Gate, Monitor: s.monitor, Index: &index.Index{Redis: s.cfg.Redis}, History: &history.History{Redis: s.cfg.Redis},
-		Webhooks: &webhook.Queue{Redis: s.cfg.Redis}, Client: s.client, Log: s.log,
+		Webhooks: &webhook.Queue{Redis: s.cfg.Redis}, Usage: &usage.Ledger{Redis: s.cfg.Redis}, Client: s.client, Log: s.log,
 		Batches: func(tenant string) *batch.Batches {
 			return batch.New(batch.Config{Client: s.client(tenant), Store: s.cfg.Store, Redis: s.cfg.Redis, Tenant: tenant, Log: s.log})
 		},
-		Identify: s.identify, Secret: s.secret, Stopping: s.stopping,
+		Schedules: func(tenant string) *schedule.Stored { return s.schedulesOf(tenant, runs) },
+		Identify:  s.identify, Secret: s.secret, Stopping: s.stopping,
 	})
 	s.mux.Handle(base+"/", dashboard)
 	toDashboard := http.RedirectHandler(base+"/", http.StatusFound)

@@ -64,8 +64,11 @@ type scheduleOutput struct {
 
 // schedules returns the schedules of the caller's tenant.
 func (s *Server) schedules(ctx context.Context) *schedule.Stored {
-	tenant := callerOf(ctx).tenant
-	return schedule.NewStored(schedule.StoredConfig{Client: s.client(tenant), Store: s.cfg.Store, Redis: s.cfg.Redis, Tenant: tenant, Log: s.log})
+	return s.schedulesOf(callerOf(ctx).tenant, nil)
+}
+
+func (s *Server) schedulesOf(tenant string, runs *schedule.RunCache) *schedule.Stored {
+	return schedule.NewStored(schedule.StoredConfig{Client: s.client(tenant), Store: s.cfg.Store, Redis: s.cfg.Redis, Tenant: tenant, Log: s.log, Runs: runs})
 }
 
 // scheduleProblem turns an error of package schedule into its problem.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/neuronmill/neuronmill/internal/bulk"
 	"github.com/neuronmill/neuronmill/internal/events"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/keys"
@@ -76,6 +77,7 @@ type Server struct {
 	mux     *http.ServeMux
 	api     huma.API
 	limits  *limiters
+	bulk    *bulk.Runner
 
 	// stopping is closed when the server begins to stop. Whatever waits or streams ends
 	// then.
@@ -118,6 +120,7 @@ func New(cfg Config) (*Server, error) {
 	s.metrics.ReadFleet(s.monitor, cfg.Gate)
 	s.hub = events.NewHub(cfg.Redis, s.log)
 	s.api = humago.New(s.mux, humaConfig(cmp.Or(cfg.Version, "dev")))
+	s.bulk = s.newBulk()
 	s.routes()
 	s.document = sync.OnceValue(s.makeDocument)
 	return s, nil
@@ -130,6 +133,7 @@ func (s *Server) routes() {
 	s.metricsRoute()
 	s.documentRoutes()
 	s.taskRoutes()
+	s.actionRoutes()
 	s.uploadRoutes()
 	s.scheduleRoutes()
 	s.fleetRoutes()

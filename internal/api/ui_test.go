@@ -13,6 +13,8 @@ import (
 	"github.com/neuronmill/neuronmill/internal/index"
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/objects"
+	"github.com/neuronmill/neuronmill/internal/schedule"
+	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/stretchr/testify/require"
 )
@@ -78,6 +80,8 @@ func TestEveryLinkOfTheDashboardAnswers(t *testing.T) {
 		b.uiEnded("default", tasks.Result{ID: "t_" + string(kind), Kind: kind, Status: tasks.Completed, Model: "@cf/x/y", Output: text})
 	}
 	b.uiEnded("default", tasks.Result{ID: "t_failed", Kind: tasks.KindText, Status: tasks.Failed, Error: &tasks.TaskError{Code: tasks.CodeNoCapacity, Message: "no capacity"}})
+	b.uiSchedule("default", schedule.Definition{Name: "report", Cron: "@daily", Kind: tasks.KindText, Payload: map[string]any{"prompt": "x"}})
+	b.uiSpent("default", tasks.Result{ID: "t_text", Model: "@cf/x/y", FinishedAt: time.Now(), Origin: tasks.Origin{Schedule: "report"}, Usage: tasks.Usage{Neurons: 5, Calls: 1}})
 	seen, next := map[string]bool{}, []string{"/ui/", "/ui/tasks/" + waiting.ID}
 	for len(next) > 0 && len(seen) < 300 {
 		path := next[0]
@@ -86,7 +90,7 @@ func TestEveryLinkOfTheDashboardAnswers(t *testing.T) {
 			continue
 		}
 		seen[path] = true
-		if !strings.HasPrefix(path, "/ui/") || strings.HasPrefix(path, "/ui/static/") {
+		if !strings.HasPrefix(path, "/ui/") || strings.HasPrefix(path, "/ui/static/") || strings.HasPrefix(path, "/ui/usage.csv") {
 			require.Equal(t, http.StatusOK, b.call(http.MethodGet, path, "").StatusCode, path)
 			continue
 		}
@@ -95,7 +99,97 @@ func TestEveryLinkOfTheDashboardAnswers(t *testing.T) {
 		}
 	}
 	require.True(t, seen["/ui/tasks/t_embedding"])
+	require.True(t, seen["/ui/schedules/report"])
+	require.True(t, seen["/ui/usage?by=schedule"])
 	require.Greater(t, len(seen), 20)
+}
+
+// uiSchedule stores a schedule.
+func (b *bench) uiSchedule(tenant string, d schedule.Definition) *schedule.Stored {
+	b.t.Helper()
+	all := b.schedulesOf(tenant, nil)
+	_, err := all.Add(b.t.Context(), d)
+	require.NoError(b.t, err)
+	return all
+}
+
+const uiForm = "Content-Type: application/x-www-form-urlencoded"
+
+func TestAPersonRunsPausesAndResumesAScheduleInTheDashboard(t *testing.T) {
+	b := newBench(t)
+	all := b.uiSchedule("default", schedule.Definition{Name: "report", Cron: "30 9 * * 1-5", TimeZone: "Europe/Berlin", Kind: tasks.KindText, Payload: map[string]any{"prompt": "Sum up"}})
+	require.Regexp(t, `Monday to Friday at 09:30.*Europe/Berlin`, b.uiPage("/ui/schedules"))
+	act := func(do string) answer { return b.call(http.MethodPost, "/ui/schedules/report", "do="+do, uiForm) }
+	ran := act("run")
+	require.Equal(t, "/ui/schedules/report?done=fired", ran.Header.Get("Location"))
+	runs, err := all.History(t.Context(), "report", 1)
+	require.NoError(t, err)
+	page := b.uiPage("/ui/schedules/report?done=fired")
+	require.Contains(t, page, `href="/ui/tasks/`+runs[0].Task+`"`)
+	require.Contains(t, page, `aria-label="The latest slots: 1 running"`)
+	require.Equal(t, http.StatusSeeOther, act("pause").StatusCode)
+	page = b.uiPage("/ui/schedules/report")
+	require.Contains(t, page, ">Resume</button>")
+	require.Contains(t, page, "It is paused.")
+	require.Equal(t, http.StatusSeeOther, act("resume").StatusCode)
+	one, err := all.Get(t.Context(), "report")
+	require.NoError(t, err)
+	require.False(t, one.Paused)
+	require.Equal(t, http.StatusBadRequest, act("delete").StatusCode)
+	require.Equal(t, http.StatusNotFound, b.call(http.MethodPost, "/ui/schedules/none", "do=run", uiForm).StatusCode)
+	log := b.uiPage("/ui/log")
+	for _, did := range []string{"run schedule", "pause schedule", "resume schedule"} {
+		require.Contains(t, log, did)
+	}
+	require.NotContains(t, log, "delete schedule")
+}
+
+func TestSchedulesHavePages(t *testing.T) {
+	b := newBench(t)
+	for i := range 25 {
+		b.uiSchedule("default", schedule.Definition{Name: fmt.Sprintf("s%02d", i), Cron: "@daily", Kind: tasks.KindText, Payload: map[string]any{"prompt": "x"}})
+	}
+	first := b.uiPage("/ui/schedules")
+	require.Contains(t, first, "/ui/schedules?after=s19")
+	require.NotContains(t, first, "/ui/schedules/s20")
+	require.Contains(t, b.uiPage("/ui/schedules?after=s19"), "/ui/schedules/s24")
+}
+
+// uiSpent counts a task in the ledger.
+func (b *bench) uiSpent(tenant string, r tasks.Result) {
+	b.t.Helper()
+	pipe := b.cfg.Redis.Pipeline()
+	done := (&usage.Ledger{Redis: b.cfg.Redis}).Add(b.t.Context(), pipe, tenant, r)
+	_, _ = pipe.Exec(b.t.Context())
+	require.NoError(b.t, done())
+}
+
+func TestUsageIsThatOfTheSessionsTenantAndOnAnOpenServerOfTheAccount(t *testing.T) {
+	b := newBench(t)
+	for i, tenant := range []string{"shop", "other"} {
+		b.uiSpent(tenant, tasks.Result{ID: "t_" + tenant, Model: "@cf/" + tenant + "/m", FinishedAt: time.Now(), Usage: tasks.Usage{Neurons: float64(1500 * (i + 1)), Calls: 1}})
+	}
+	page := b.uiPage("/ui/usage?by=tenant")
+	for _, text := range []string{"the whole account", "<b>4,500</b>", ">shop<", ">other<", "of 10,000 free"} {
+		require.Contains(t, page, text)
+	}
+	file := b.call(http.MethodGet, "/ui/usage.csv?by=tenant", "")
+	require.Equal(t, "tenant,neurons,dollars,tasks,calls,unsettled\nother,3000,0.033,1,1,0\nshop,1500,0.0165,1,1,0\n", string(file.body))
+	require.Contains(t, file.Header.Get("Content-Disposition"), "attachment")
+
+	b.key = b.newKey("shop", keys.UsageRead)
+	page = b.uiPage("/ui/usage?days=7")
+	require.Contains(t, page, "<b>1,500</b>")
+	require.NotContains(t, page, "other")
+	require.NotContains(t, string(b.call(http.MethodGet, "/ui/usage.csv", "").body), "other")
+	for path, status := range map[string]int{"/ui/usage?by=tenant": 400, "/ui/usage.csv?by=tenant": 400, "/ui/usage?days=99": 400, "/ui/usage?days=x": 400, "/ui/usage?by=%3Cscript%3E": 400, "/ui/usage.csv?day=%3Cscript%3E": 400, "/ui/tasks": 403} {
+		a := b.call(http.MethodGet, path, "")
+		require.Equal(t, status, a.StatusCode, path)
+		require.Empty(t, uiForbidden.FindString(string(a.body)), path)
+	}
+	b.key = b.newKey("shop", keys.TasksRead)
+	require.Equal(t, http.StatusForbidden, b.call(http.MethodGet, "/ui/usage", "").StatusCode)
+	require.NotContains(t, b.uiPage("/ui/tasks"), "/ui/usage")
 }
 
 func TestNoTextOfAUserBecomesMarkup(t *testing.T) {
@@ -112,12 +206,21 @@ func TestNoTextOfAUserBecomesMarkup(t *testing.T) {
 		id := fmt.Sprintf("t_%d_failed", i)
 		b.uiEnded("default", tasks.Result{ID: id, Kind: tasks.KindText, Status: tasks.Failed, Model: text, Error: &tasks.TaskError{Code: text[:min(40, len(text))], Message: text}})
 		b.uiPage("/ui/tasks/" + id)
+		name := fmt.Sprintf("s.%d", i)
+		b.uiSchedule("default", schedule.Definition{Name: name, Cron: "@daily", Kind: tasks.KindText, Payload: map[string]any{"prompt": text}, Metadata: map[string]string{"note": text[:min(400, len(text))]}})
+		require.NotContains(t, b.uiPage("/ui/schedules/"+name), "\u202e")
+		b.uiSpent("default", tasks.Result{ID: id, Model: text, FinishedAt: time.Now(), Origin: tasks.Origin{Batch: text, Schedule: text, Key: text}, Usage: tasks.Usage{Neurons: 1, Calls: 1}})
 		if len(text) < 1000 {
+			b.uiPage("/ui/schedules?after=" + url.QueryEscape(text))
 			b.uiPage("/ui/tasks?state=ended&model=" + url.QueryEscape(text))
 			b.uiPage("/ui/login?to=" + url.QueryEscape(text))
 		}
 	}
 	b.uiPage("/ui/")
+	b.uiPage("/ui/schedules")
+	for _, by := range []string{"model", "key", "batch", "schedule", "tenant", "day"} {
+		require.NotContains(t, b.uiPage("/ui/usage?by="+by), "\u202e")
+	}
 	b.uiPage("/ui/tasks?state=ended")
 }
 
@@ -158,9 +261,13 @@ func TestTheDashboardWithKeysNeedsASessionWithItsScopesAndShowsNoOtherTenant(t *
 	require.Contains(t, string(b.call(http.MethodGet, "/ui/tasks/t_mine", "", session(mine)).body), "secret")
 	other := session(b.newKey("other", keys.Scopes...))
 	require.Equal(t, http.StatusNotFound, b.call(http.MethodGet, "/ui/tasks/t_mine", "", other).StatusCode)
+	b.uiSchedule("mine", schedule.Definition{Name: "report", Cron: "@daily", Kind: tasks.KindText, Payload: map[string]any{"prompt": "x"}})
+	require.Equal(t, http.StatusNotFound, b.call(http.MethodGet, "/ui/schedules/report", "", other).StatusCode)
+	require.Equal(t, http.StatusNotFound, b.call(http.MethodPost, "/ui/schedules/report", "do=pause", other, uiForm).StatusCode)
+	require.NotContains(t, string(b.call(http.MethodGet, "/ui/schedules", "", other).body), "schedules/report")
 	reader := session(b.newKey("mine", keys.TasksRead))
-	for _, path := range []string{"/ui/tasks", "/ui/tasks/t_mine/retry", "/ui/tasks/t_mine/cancel", "/ui/gates", "/ui/new"} {
-		form := "Content-Type: application/x-www-form-urlencoded"
+	for _, path := range []string{"/ui/tasks", "/ui/tasks/t_mine/retry", "/ui/tasks/t_mine/cancel", "/ui/gates", "/ui/new", "/ui/schedules/report"} {
+		form := uiForm
 		require.Equal(t, http.StatusForbidden, b.call(http.MethodPost, path, "do=open", reader, form).StatusCode, path)
 		require.Equal(t, http.StatusForbidden, b.call(http.MethodPost, path, "do=open", session(mine), form, "Sec-Fetch-Site: cross-site").StatusCode, path)
 	}
@@ -171,6 +278,7 @@ func TestForgedAddressesOfTheDashboardAreRefused(t *testing.T) {
 	for path, status := range map[string]int{
 		"/ui/tasks?state=x": 400, "/ui/tasks?after=9.x": 400, "/ui/tasks?state=ended&after=x": 400, "/ui/tasks?since=x": 400, "/ui/tasks?q=a:b": 400,
 		"/ui/tasks/t_none": 404, "/ui/tasks/%3Cscript%3E": 404, "/ui/nothing": 404, "/ui/static/ui.go": 404, "/ui/new?kind=x": 400,
+		"/ui/schedules/none": 404, "/ui/schedules/%3Cscript%3E": 404, "/ui/schedules/..%2F..%2Fx": 404,
 	} {
 		a := b.call(http.MethodGet, path, "")
 		require.Equal(t, status, a.StatusCode, path)

@@ -46,13 +46,14 @@ type Stored struct {
 	StoredConfig
 }
 
-// StoredConfig has the settings of Stored. All are required, and the caller's to close.
+// StoredConfig has the settings of Stored. All but Runs are required, and the caller's to close.
 type StoredConfig struct {
 	Client *tasks.Client
 	Store  storage.Store // the bucket of the client
 	Redis  redis.UniversalClient
 	Tenant string // that of the client; "default" when empty
 	Log    *slog.Logger
+	Runs   *RunCache // optional; may be shared by all tenants of the bucket
 }
 
 // NewStored returns the stored schedules of a tenant; there is nothing to close.
@@ -192,19 +193,11 @@ func (s *Stored) RunNow(ctx context.Context, name string) (Run, error) {
 
 // Get returns a schedule with its last and its next run, or ErrNotFound.
 func (s *Stored) Get(ctx context.Context, name string) (*Schedule, error) {
-	d, now, err := s.read(ctx, name)
-	if err != nil {
+	found, err := s.Look(ctx, name, 1)
+	if found == nil {
 		return nil, err
 	}
-	found := &Schedule{Definition: d.Definition, CreatedAt: d.CreatedAt, Paused: now.Paused}
-	if e, err := d.Check(); err == nil && !now.Paused {
-		found.Next = e.Next(time.Now()).In(e.zone)
-	}
-	runs, err := s.History(ctx, name, 1)
-	if len(runs) > 0 {
-		found.Last = &runs[0]
-	}
-	return found, err
+	return &found.Schedule, err
 }
 
 // Next returns the next n slots of a schedule, or of all when the name is empty. Paused
@@ -238,24 +231,12 @@ const readsAtOnce = 16
 
 // List returns all schedules in the order of their names.
 func (s *Stored) List(ctx context.Context) ([]*Schedule, error) {
-	names, err := s.names(ctx)
-	if err != nil {
-		return nil, err
+	page, _, err := s.Page(ctx, "", 2*MostStored, 1) // adds at one time may exceed the bound
+	all := make([]*Schedule, len(page))
+	for i, one := range page {
+		all[i] = &one.Schedule
 	}
-	all := make([]*Schedule, len(names))
-	g, inner := errgroup.WithContext(ctx)
-	g.SetLimit(readsAtOnce)
-	for i, name := range names {
-		g.Go(func() (err error) {
-			all[i], err = s.Get(inner, name)
-			if errors.Is(err, ErrNotFound) {
-				return nil // removed meanwhile
-			}
-			return err
-		})
-	}
-	err = g.Wait()
-	return slices.DeleteFunc(all, func(one *Schedule) bool { return one == nil }), err
+	return all, err
 }
 
 // History returns the latest runs of a schedule, newest first, at most n and at most
@@ -274,12 +255,19 @@ func (s *Stored) History(ctx context.Context, name string, n int) ([]Run, error)
 	g.SetLimit(readsAtOnce)
 	for i, ref := range refs {
 		g.Go(func() error {
+			if r, ok := s.Runs.get(ref.key); ok {
+				runs[i] = &r
+				return nil
+			}
 			r, err := ledger.read(inner, ref.key)
 			if errors.Is(err, storage.ErrNotFound) {
 				return nil // pruned meanwhile
 			}
 			if err == nil {
 				r, err = ledger.settle(inner, s.Client, s.batches(), r)
+			}
+			if err == nil {
+				s.Runs.put(ref.key, r)
 			}
 			runs[i] = &r
 			return err

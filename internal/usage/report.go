@@ -2,9 +2,12 @@ package usage
 
 import (
 	"context"
+	"encoding/csv"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -109,7 +112,7 @@ func (l *Ledger) Report(ctx context.Context, q Query, now time.Time) (Report, er
 	var all, last Day
 	billed := 0.0
 	for _, date := range dates {
-		if last, err = l.day(ctx, date, q.Tenant); err != nil {
+		if last, err = l.day(ctx, date, q); err != nil {
 			return Report{}, err
 		}
 		if q.By == ByDay {
@@ -136,11 +139,14 @@ func (l *Ledger) Report(ctx context.Context, q Query, now time.Time) (Report, er
 	return report, err
 }
 
-func (l *Ledger) day(ctx context.Context, date, tenant string) (Day, error) {
-	if tenant == "" {
-		return l.Account(ctx, date)
+func (l *Ledger) day(ctx context.Context, date string, q Query) (Day, error) {
+	switch {
+	case q.Tenant != "":
+		return l.Tenant(ctx, date, q.Tenant)
+	case q.By == ByDay || q.By == ByTenant:
+		return l.totals(ctx, date)
 	}
-	return l.Tenant(ctx, date, tenant)
+	return l.Account(ctx, date)
 }
 
 // forecast adds the pace of the last hour to what a day has cost so far.
@@ -171,4 +177,49 @@ func (l *Ledger) forecast(ctx context.Context, today Day, tenant string, now tim
 		f.Dollars = s.Billed()
 	}
 	return f, nil
+}
+
+// meanOf is the days before today whose mean a forecast of the month continues.
+const meanOf = 7
+
+// Month forecasts the calendar month of the last of the days, which is today, from the days of a
+// report by day: those of the month so far, today as forecast, and the others at the mean of the
+// seven days before today. Dollars are the list price of each day beyond so many free neurons.
+func Month(days []Figures, today Forecast, free float64) Forecast {
+	last, err := time.Parse(time.DateOnly, today.Day)
+	if err != nil || len(days) == 0 {
+		return Forecast{}
+	}
+	before := days[:len(days)-1]
+	price := func(neurons float64) float64 { return max(neurons-free, 0) * DollarsPerNeuron }
+	month := Forecast{Day: today.Day[:len("2026-11")], Neurons: today.Neurons, Dollars: price(today.Neurons)}
+	for _, d := range before {
+		if strings.HasPrefix(d.Value, month.Day) {
+			month.Neurons += d.Neurons
+			month.Dollars += price(d.Neurons)
+		}
+	}
+	recent := before[max(0, len(before)-meanOf):]
+	left := float64(last.AddDate(0, 1, -last.Day()).Day() - last.Day())
+	for _, d := range recent {
+		month.Neurons += d.Neurons * left / float64(len(recent))
+		month.Dollars += price(d.Neurons) * left / float64(len(recent))
+	}
+	return month
+}
+
+// WriteCSV writes the rows as comma-separated values with a header.
+func (r Report) WriteCSV(to io.Writer) error {
+	w := csv.NewWriter(to)
+	rows := [][]string{{string(r.By), "neurons", "dollars", "tasks", "calls", "unsettled"}}
+	for _, f := range r.Rows {
+		rows = append(rows, []string{
+			f.Value, strconv.FormatFloat(f.Neurons, 'f', -1, 64), strconv.FormatFloat(f.Dollars, 'f', -1, 64),
+			strconv.Itoa(f.Tasks), strconv.Itoa(f.Calls), strconv.Itoa(f.Unsettled),
+		})
+	}
+	if err := w.WriteAll(rows); err != nil {
+		return fmt.Errorf("write the usage: %w", err)
+	}
+	return nil
 }

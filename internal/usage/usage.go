@@ -232,14 +232,23 @@ func valuesOf(model string, o tasks.Origin) map[Dimension]string {
 	return values
 }
 
-// Account returns the usage of a day over all tenants. A day without tasks has zero sums.
-func (l *Ledger) Account(ctx context.Context, date string) (Day, error) {
+// totals returns the usage of a day over all tenants, by tenant only.
+func (l *Ledger) totals(ctx context.Context, date string) (Day, error) {
 	d := Day{Date: date}
 	fields, err := l.Redis.HGetAll(ctx, accountKey(date)).Result()
 	if err != nil {
 		return d, fmt.Errorf("read the usage of %s: %w", date, err)
 	}
 	d.read(fields)
+	return d, nil
+}
+
+// Account returns the usage of a day over all tenants. A day without tasks has zero sums.
+func (l *Ledger) Account(ctx context.Context, date string) (Day, error) {
+	d, err := l.totals(ctx, date)
+	if err != nil {
+		return d, err
+	}
 	for tenant := range d.By[ByTenant] {
 		fields, err := l.Redis.HGetAll(ctx, tenantKey(date, tenant)).Result()
 		if err != nil {

@@ -307,3 +307,16 @@ func TestAReportSumsDaysAndForecastsToday(t *testing.T) {
 		}
 	})
 }
+
+func TestAMonthIsForecastFromItsDays(t *testing.T) {
+	days := []usage.Figures{{Value: "2026-10-30", Neurons: 1e6}, {Value: "2026-10-31", Neurons: 20_000}, {Value: "2026-11-01", Neurons: 30_000}, {Value: "2026-11-02", Neurons: 4000}}
+	m := usage.Month(days, usage.Forecast{Day: "2026-11-02", Neurons: 5000}, 0)
+	require.Equal(t, "2026-11", m.Day)
+	mean := (1e6 + 20_000 + 30_000) / 3.0
+	require.InDelta(t, 30_000+5000+28*mean, m.Neurons, 1)
+	require.InDelta(t, m.Neurons*usage.DollarsPerNeuron, m.Dollars, 1e-6)
+	free := usage.Month(days, usage.Forecast{Day: "2026-11-02", Neurons: 5000}, usage.FreePerDay)
+	require.InDelta(t, (20_000+28*(990_000+10_000+20_000)/3.0)*usage.DollarsPerNeuron, free.Dollars, 1e-6, "each day has its own free neurons")
+	require.InDelta(t, 7, usage.Month([]usage.Figures{{Value: "2026-12-31", Neurons: 5}}, usage.Forecast{Day: "2026-12-31", Neurons: 7}, 0).Neurons, 1e-9)
+	require.Zero(t, usage.Month(nil, usage.Forecast{}, 0))
+}

@@ -69,6 +69,13 @@ async function work_() {
   tasks.scheduled = await submit({kind: "translation", input: {text: "Good night", target_lang: "fr"}, run_at: new Date(Date.now() + 7200e3).toISOString()}, 0);
   for (const prompt of ["a lighthouse at dusk", "a paper boat on a pond"]) await submit({kind: "image", input: {prompt}});
   await submit({kind: "translation", input: {text: "The meeting moves to Thursday.", target_lang: "es"}});
+  for (const schedule of [{name: "report", cron: "0 2 * * *", time_zone: "Europe/Berlin"}, {name: "covers", cron: "*/15 8-18 * * 1-5"}]) {
+    const res = await fetch(`${base}/v1/schedules`, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({...schedule, kind: "text", payload: {prompt: "Sum up the news of {{date -1d}}"}})});
+    assert.equal(res.status, 201, await res.text());
+  }
+  const ran = await (await fetch(`${base}/v1/schedules/report/run`, {method: "POST"})).json();
+  await fetch(`${base}/v1/tasks/${ran.task}?wait=50`);
+  await fetch(`${base}/v1/schedules/covers/pause`, {method: "POST"});
   return tasks;
 }
 
@@ -76,7 +83,7 @@ await start();
 const browser = await chromium.launch({executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"]});
 try {
   const tasks = await work_();
-  const pages = {overview: "/", tasks: "/tasks", ended: "/tasks?state=ended", new: "/new", batches: "/batches", errors: "/errors", gates: "/gates", workers: "/workers", webhooks: "/webhooks", log: "/log", login: "/login", missing: "/nothing"};
+  const pages = {overview: "/", tasks: "/tasks", ended: "/tasks?state=ended", new: "/new", batches: "/batches", schedules: "/schedules", schedule: "/schedules/report", errors: "/errors", gates: "/gates", workers: "/workers", usage: "/usage", "usage-month": "/usage?days=31&by=tenant", webhooks: "/webhooks", log: "/log", login: "/login", missing: "/nothing"};
   for (const [name, t] of Object.entries(tasks)) pages[`task-${name}`] = `/tasks/${t.id}`;
   const looks = {light: {colorScheme: "light", viewport: {width: 1280, height: 900}}, dark: {colorScheme: "dark", viewport: {width: 1280, height: 900}}, phone: {colorScheme: "light", viewport: {width: 390, height: 844}}};
   for (const [look, options] of Object.entries(looks)) {
@@ -136,6 +143,10 @@ try {
   assert(await still.locator(".card").count() >= 6);
   await still.goto(`${base}/ui/tasks?state=ended`);
   assert(await still.locator("tbody tr").count() >= 8);
+  await still.goto(`${base}/ui/schedules/report`);
+  await still.getByRole("button", {name: "Pause: report"}).click();
+  await still.waitForURL(/done=paused/);
+  assert.equal(await still.getByRole("button", {name: "Resume: report"}).count(), 1);
   await plain.close();
 } finally {
   await browser.close();

@@ -61,16 +61,15 @@ const (
 
 // batches lists the latest batches. Callers within some seconds share one reading.
 func (u *UI) batches(ctx context.Context, _ *http.Request, c Caller) (any, error) {
-	u.batchCache.Lock()
-	defer u.batchCache.Unlock()
-	if known, ok := u.batchCache.known[c.Tenant]; ok && time.Since(known.read) < batchesFor {
-		return known.data, nil
-	}
-	all, d := u.cfg.Batches(c.Tenant), batchesData{}
+	return u.batchLists.get(c.Tenant, "", batchesFor, func() (batchesData, error) { return u.readBatches(ctx, c.Tenant) })
+}
+
+func (u *UI) readBatches(ctx context.Context, tenant string) (d batchesData, err error) {
+	all := u.cfg.Batches(tenant)
 	var ids []string
 	for id, err := range all.IDs(ctx) {
 		if err != nil {
-			return nil, err
+			return d, err
 		}
 		if ids = append(ids, id); len(ids) == mostIDs {
 			d.More = true
@@ -86,16 +85,7 @@ func (u *UI) batches(ctx context.Context, _ *http.Request, c Caller) (any, error
 		}
 		d.Batches = append(d.Batches, batchView{State: s})
 	}
-	if u.batchCache.known == nil || len(u.batchCache.known) > 1000 {
-		u.batchCache.known = map[string]cachedBatches{}
-	}
-	u.batchCache.known[c.Tenant] = cachedBatches{d, time.Now()}
 	return d, nil
-}
-
-type cachedBatches struct {
-	data batchesData
-	read time.Time
 }
 
 func (u *UI) batch(ctx context.Context, r *http.Request, c Caller) (any, error) {
@@ -138,9 +128,7 @@ func (u *UI) changeBatch(w http.ResponseWriter, r *http.Request, c Caller) {
 	default:
 		err = refusedError{http.StatusBadRequest, "The action is not known."}
 	}
-	u.batchCache.Lock()
-	delete(u.batchCache.known, c.Tenant)
-	u.batchCache.Unlock()
+	u.batchLists.forget(c.Tenant)
 	u.acted(w, r, c, acted{err: err, did: do + " batch", about: id, count: 1, to: "/batches/" + id, done: done})
 }
 

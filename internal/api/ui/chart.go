@@ -6,6 +6,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/neuronmill/neuronmill/internal/schedule"
 )
 
 // The charts are SVG without styles: the style sheet has their colours. They stretch to
@@ -140,4 +142,102 @@ func strip(vector []float32) template.HTML {
 	}
 	b.WriteString("</svg>")
 	return template.HTML(b.String()) //nolint:gosec // numbers
+}
+
+// slotShapes are how the outcomes of slots look: each has a shape and a colour of its own, in
+// a cell of 10 by 24. The key below a strip uses them too.
+var slotShapes = map[string]string{
+	"completed": `<rect class="good" x="1" y="2" width="8" height="20" rx="2"/>`,
+	"failed":    `<rect class="wrong" x="1" y="2" width="8" height="20" rx="2"/><path class="cut" d="M3 9.5l4 5M7 9.5l-4 5"/>`,
+	"skipped":   `<path class="warn" d="M1 22l4-8 4 8z"/>`,
+	"missed":    `<rect class="none" x="1.75" y="2.75" width="6.5" height="18.5" rx="2"/>`,
+	"running":   `<rect class="use" x="1" y="12" width="8" height="10" rx="2"/>`,
+}
+
+// slotWords are the outcomes in the order of the key.
+var slotWords = []string{"completed", "failed", "skipped", "missed", "running"}
+
+// outcome is the word of a slot in a strip.
+func outcome(p schedule.Past) string {
+	if p.Run == nil {
+		return "missed"
+	}
+	switch p.Run.Status {
+	case schedule.Completed:
+		return "completed"
+	case schedule.Failed, schedule.Refused:
+		return "failed"
+	case schedule.Skipped:
+		return "skipped"
+	case schedule.Unknown:
+		return "missed"
+	}
+	return "running"
+}
+
+// slotStrip draws what became of the slots of a schedule, the latest at the right.
+func slotStrip(slots []schedule.Past) template.HTML {
+	var b strings.Builder
+	counts := map[string]int{}
+	for i, p := range slots {
+		word := outcome(p)
+		counts[word]++
+		fmt.Fprintf(&b, `<g transform="translate(%d 0)">%s<title>%s UTC: %s</title></g>`, 10*(stripSlots-len(slots)+i), slotShapes[word], p.Slot.UTC().Format("2 Jan 15:04"), word)
+	}
+	var says []string
+	for _, word := range slotWords {
+		if counts[word] > 0 {
+			says = append(says, fmt.Sprintf("%d %s", counts[word], word))
+		}
+	}
+	if len(says) == 0 {
+		says = []string{"none yet"}
+	}
+	return template.HTML(fmt.Sprintf(`<svg class="slots" viewBox="0 0 %d 24" preserveAspectRatio="xMinYMid" role="img" aria-label="The latest slots: %s">%s<line class="grid" x1="0" x2="%d" y1="23.5" y2="23.5"/></svg>`, //nolint:gosec // numbers and words of this package
+		10*stripSlots, strings.Join(says, ", "), b.String(), 10*stripSlots))
+}
+
+// slotKey explains the shapes of strips.
+func slotKey() template.HTML {
+	var b strings.Builder
+	for _, word := range slotWords {
+		fmt.Fprintf(&b, `<span><svg class="slot" viewBox="0 0 10 24" aria-hidden="true">%s</svg>%s</span>`, slotShapes[word], word)
+	}
+	return template.HTML(`<p class="key after">` + b.String() + `</p>`) //nolint:gosec // words of this package
+}
+
+// days draws a bar for each day, and the limit as a dashed line; limit 0 means none. The part of
+// a bar above the limit has another colour. The last day is not over and is drawn lighter.
+func days(points []point, top, limit float64, says string) template.HTML {
+	var b strings.Builder
+	step := chartWidth / float64(max(len(points), 1))
+	y := func(v float64) float64 { return chartHeight - 4 - (chartHeight-12)*min(v/max(top, 1), 1) }
+	fmt.Fprintf(&b, `<svg class="chart" viewBox="0 0 %.0f %.0f" preserveAspectRatio="none" role="img" aria-label="%s">`, chartWidth, chartHeight, template.HTMLEscapeString(says))
+	for i := range 5 {
+		at := y(top * float64(i) / 4)
+		fmt.Fprintf(&b, `<line class="grid" x1="0" x2="%.0f" y1="%.1f" y2="%.1f"/>`, chartWidth, at, at)
+	}
+	block := func(class string, x, from, to float64) {
+		if to > from {
+			fmt.Fprintf(&b, `<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, class, x+step/6, y(to), step*2/3, y(from)-y(to))
+		}
+	}
+	for i, p := range points {
+		x, class := float64(i)*step, "day"
+		if i == len(points)-1 {
+			class = "day now"
+		}
+		if limit > 0 {
+			block(class, x, 0, min(p.Value, limit))
+			block(strings.Replace(class, "day", "day over", 1), x, limit, p.Value)
+		} else {
+			block(class, x, 0, p.Value)
+		}
+		fmt.Fprintf(&b, `<rect class="hit" x="%.1f" y="0" width="%.1f" height="%.0f"><title>%s: %s neurons</title></rect>`, x, step, chartHeight, p.At.Format("2 Jan"), neurons(p.Value))
+	}
+	if limit > 0 && limit <= top {
+		fmt.Fprintf(&b, `<line class="limit" x1="0" x2="%.0f" y1="%.1f" y2="%.1f"/>`, chartWidth, y(limit), y(limit))
+	}
+	b.WriteString("</svg>")
+	return template.HTML(b.String()) //nolint:gosec // numbers, and an escaped sentence
 }

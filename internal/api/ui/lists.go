@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/history"
@@ -37,29 +36,17 @@ const mostLetters = 1000
 // lettersFor is how long groups are used again.
 const lettersFor = 5 * time.Second
 
-// groupCache keeps the groups of each tenant for some seconds: they cost one request to the
-// bucket for each dead letter.
-type groupCache struct {
-	mu    sync.Mutex
-	known map[string]cachedGroups
-}
-
-type cachedGroups struct {
-	data errorsData
-	read time.Time
-}
-
 func (u *UI) errors(ctx context.Context, _ *http.Request, c Caller) (any, error) {
-	u.groups.mu.Lock()
-	defer u.groups.mu.Unlock()
-	if known, ok := u.groups.known[c.Tenant]; ok && time.Since(known.read) < lettersFor {
-		return known.data, nil
-	}
+	return u.groups.get(c.Tenant, "", lettersFor, func() (errorsData, error) { return u.readGroups(ctx, c.Tenant) })
+}
+
+// readGroups groups dead letters, at one request to the bucket for each.
+func (u *UI) readGroups(ctx context.Context, tenant string) (errorsData, error) {
 	d := errorsData{}
 	places := map[string]int{}
-	for letter, err := range u.cfg.Client(c.Tenant).DeadLetters(ctx, tasks.DeadLetterFilter{Limit: mostLetters + 1}) {
+	for letter, err := range u.cfg.Client(tenant).DeadLetters(ctx, tasks.DeadLetterFilter{Limit: mostLetters + 1}) {
 		if err != nil {
-			return nil, err
+			return d, err
 		}
 		if d.Read == mostLetters {
 			d.More = true
@@ -76,10 +63,6 @@ func (u *UI) errors(ctx context.Context, _ *http.Request, c Caller) (any, error)
 		d.Groups[at].add(letter)
 	}
 	slices.SortStableFunc(d.Groups, func(a, b errorGroup) int { return cmp.Or(b.Last.Compare(a.Last), b.Count-a.Count) })
-	if len(u.groups.known) > 1000 || u.groups.known == nil {
-		u.groups.known = map[string]cachedGroups{}
-	}
-	u.groups.known[c.Tenant] = cachedGroups{d, time.Now()}
 	return d, nil
 }
 
@@ -138,9 +121,7 @@ func (u *UI) changeGroup(w http.ResponseWriter, r *http.Request, c Caller) {
 			changed++
 		}
 	}
-	u.groups.mu.Lock()
-	delete(u.groups.known, c.Tenant)
-	u.groups.mu.Unlock()
+	u.groups.forget(c.Tenant)
 	u.acted(w, r, c, acted{did: do + " group", about: cut(200, r.PostFormValue("code")+" "+r.PostFormValue("model")), count: changed, to: "/errors", done: "group"})
 }
 

@@ -55,5 +55,16 @@ func TestTheStaticFilesAreSmall(t *testing.T) {
 	for _, body := range static() {
 		total += len(body)
 	}
+	t.Log(total)
 	require.Less(t, total, 64<<10)
+}
+
+func TestTheSimpleFormsOfCronHaveWords(t *testing.T) {
+	for cron, words := range map[string]string{
+		"0 2 * * *": "every day at 02:00", "30 9 * * 1-5": "Monday to Friday at 09:30", "5 0 * * 7": "every Sunday at 00:05", "0 6 1 * *": "on day 1 of each month at 06:00",
+		"*/15 * * * *": "every 15 minutes", "* * * * *": "every minute", "7 * * * *": "every hour at 07 past", "@daily": "every day at 00:00",
+		"0 2 13 * 5": "", "0 2 * 6 *": "", "1,2 3 * * *": "", "*/15 2 * * *": "", "x": "", "*/0 * * * *": "", "0 * * * 1": "",
+	} {
+		require.Equal(t, words, cronWords(cron), cron)
+	}
 }

@@ -93,6 +93,9 @@ var static = sync.OnceValue(func() map[string][]byte {
 	all := map[string][]byte{}
 	entries, err := fs.ReadDir(files, "static")
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".txt") { // a licence, which comes with the source
+			continue
+		}
 		body, readErr := fs.ReadFile(files, "static/"+e.Name())
 		err = errors.Join(err, readErr)
 		if strings.HasPrefix(e.Name(), "app.") {
@@ -116,10 +119,13 @@ func compact(body []byte, css bool) []byte {
 			continue
 		}
 		if css {
-			line = strings.NewReplacer(" { ", "{", "; }", "}", "; ", ";", ": ", ":", " {", "{", ", ", ",").Replace(line)
+			line = strings.NewReplacer(" { ", "{", "; }", "}", "; ", ";", ": ", ":", " {", "{", ", ", ",", " > ", ">").Replace(line)
+			line = strings.ReplaceAll(line, ";}", "}")
 		}
 		b.WriteString(line)
-		b.WriteByte('\n')
+		if !css { // a line of a script may end a statement
+			b.WriteByte('\n')
+		}
 	}
 	return b.Bytes()
 }
@@ -150,6 +156,7 @@ func doneText(q url.Values) string {
 		"retried": "Runs again as this new task.", "cancelled": "Cancelled. A running task ends before its next call.", "created": "Accepted.",
 		"opened": "The gate is open.", "closed": "The gate is closed until you set its pace again.", "set": "The pace is set for the whole fleet.", "reset": "The pace is that of the catalogue or the settings again.",
 		"group": "tasks were changed.", "batch_cancelled": "The batch ends within seconds; its finished lines stay.", "batch_retried": "The failed lines run again.", "replayed": "The webhook is sent again.",
+		"paused": "Paused. Runs that have begun go on.", "resumed": "It fires again from its next slot on.", "fired": "Fired. Its run is below.", "not_fired": "The run was left out; the list below says why.",
 	}[q.Get("done")]
 	if n := q.Get("n"); text != "" && n != "" && len(n) < 8 && strings.Trim(n, "0123456789") == "" {
 		text = cmp.Or(n, "0") + " " + text

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
@@ -16,6 +15,8 @@ import (
 	"github.com/neuronmill/neuronmill/internal/index"
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/monitor"
+	"github.com/neuronmill/neuronmill/internal/schedule"
+	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/internal/webhook"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -28,15 +29,17 @@ type Config struct {
 	Version string // of the program; may be empty
 	Secure  bool   // browsers reach the server by HTTPS, so cookies are for HTTPS only
 
-	Store    storage.Store
-	Gate     *gate.Gate
-	Monitor  *monitor.Monitor
-	Index    *index.Index
-	History  *history.History
-	Webhooks *webhook.Queue
-	Client   func(tenant string) *tasks.Client
-	Batches  func(tenant string) *batch.Batches
-	Log      *slog.Logger
+	Store     storage.Store
+	Gate      *gate.Gate
+	Monitor   *monitor.Monitor
+	Index     *index.Index
+	History   *history.History
+	Webhooks  *webhook.Queue
+	Usage     *usage.Ledger
+	Client    func(tenant string) *tasks.Client
+	Batches   func(tenant string) *batch.Batches
+	Schedules func(tenant string) *schedule.Stored
+	Log       *slog.Logger
 
 	// Identify returns the sender of a request by its header Authorization.
 	Identify func(*http.Request) (Caller, *Refusal)
@@ -75,12 +78,12 @@ type UI struct {
 	previews *previews
 	live     *hub
 	reader   fleetReader
-	groups   groupCache
+	groups   recent[errorsData]
 
-	batchCache struct {
-		sync.Mutex
-		known map[string]cachedBatches // by tenant
-	}
+	batchLists    recent[batchesData]
+	scheduleLists recent[schedulesData]
+	scheduleViews recent[scheduleView]
+	usages        recent[usageData]
 }
 
 // New makes a dashboard. It ends when Config.Stopping is closed.
@@ -97,11 +100,15 @@ func New(cfg Config) *UI {
 	u.page("/gates", page{nav: "gates", title: "Gates", load: u.gates, live: true})
 	u.page("/batches", page{nav: "batches", title: "Batches", load: u.batches, live: true})
 	u.page("/batches/{id}", page{nav: "batches", title: "Batch", name: "batch", load: u.batch, live: true})
+	u.page("/schedules", page{nav: "schedules", title: "Schedules", load: u.schedules})
+	u.page("/schedules/{name}", page{nav: "schedules", title: "Schedule", name: "schedule", load: u.schedule, live: true})
 	u.page("/errors", page{nav: "errors", title: "Errors", load: u.errors})
 	u.page("/workers", page{nav: "workers", title: "Workers", load: u.workers, live: true})
+	u.page("/usage", page{nav: "usage", title: "Usage", load: u.usage, scope: keys.UsageRead})
 	u.page("/webhooks", page{nav: "webhooks", title: "Webhooks", load: u.webhooks})
 	u.page("/log", page{nav: "log", title: "Log of actions", load: u.actions})
 	u.actionRoutes()
+	u.mux.HandleFunc("GET "+cfg.Base+"/usage.csv", u.guard(keys.UsageRead, u.usageCSV))
 	u.mux.HandleFunc("GET "+cfg.Base+"/batches/{id}/output", u.guard(keys.TasksRead, u.downloadBatch))
 	u.mux.HandleFunc("GET "+cfg.Base+"/tasks/{id}/files/{name}", u.guard(keys.TasksRead, u.serveFile))
 	u.mux.HandleFunc(cfg.Base+"/", u.guard(keys.TasksRead, func(w http.ResponseWriter, r *http.Request, c Caller) {
@@ -201,7 +208,7 @@ func (u *UI) fail(w http.ResponseWriter, r *http.Request, c Caller, err error) {
 		status, text = http.StatusBadRequest, invalid.Error()
 	case errors.Is(err, errNotFound):
 		status, text = http.StatusNotFound, "There is no such page."
-	case errors.Is(err, tasks.ErrNotFound), errors.Is(err, storage.ErrNotFound), errors.Is(err, batch.ErrNotFound):
+	case errors.Is(err, tasks.ErrNotFound), errors.Is(err, storage.ErrNotFound), errors.Is(err, batch.ErrNotFound), errors.Is(err, schedule.ErrNotFound):
 		status, text = http.StatusNotFound, "Neither Redis nor the bucket has this. Check the id."
 	case errors.Is(err, tasks.ErrEnded), errors.Is(err, batch.ErrEnded):
 		status, text = http.StatusConflict, "It has ended already."

@@ -20,16 +20,19 @@ import (
 
 // functions are those of the templates.
 var functions = template.FuncMap{
-	"link": link, "count": count, "neurons": neurons, "dollars": dollars, "when": when, "took": took, "clean": clean, "cut": cut,
+	"link": link, "count": count, "neurons": neurons, "dollars": dollars, "usd": usd, "when": when, "took": took, "clean": clean, "cut": cut,
 	"short": shortModel, "kinds": func() []tasks.Spec { return tasks.Specs }, "state": stateOf, "percent": percent, "bar": bar,
-	"meaning": meaning, "advice": advice, "list": func(items ...any) []any { return items }, "bytes": byteCount, "busy": busy, "pages": func() []navPage { return navPages },
+	"meaning": meaning, "advice": advice, "list": func(items ...any) []any { return items }, "bytes": byteCount, "busy": busy, "runtook": runTook, "slotkey": slotKey, "pages": func() []navPage { return navPages },
 }
 
-// navPage is a page that the frame links to.
-type navPage struct{ Nav, Path, Title string }
+// navPage is a page that the frame links to, for callers with the scope.
+type navPage struct{ Nav, Path, Title, Scope string }
 
-var navPages = []navPage{{"overview", "/", "Overview"}, {"tasks", "/tasks", "Tasks"}, {"batches", "/batches", "Batches"}, {"errors", "/errors", "Errors"}, {"gates", "/gates", "Gates"},
-	{"workers", "/workers", "Workers"}, {"webhooks", "/webhooks", "Webhooks"}, {"log", "/log", "Log"}}
+var navPages = []navPage{
+	{"overview", "/", "Overview", "tasks:read"}, {"tasks", "/tasks", "Tasks", "tasks:read"}, {"batches", "/batches", "Batches", "tasks:read"}, {"schedules", "/schedules", "Schedules", "tasks:read"},
+	{"errors", "/errors", "Errors", "tasks:read"}, {"gates", "/gates", "Gates", "tasks:read"}, {"workers", "/workers", "Workers", "tasks:read"}, {"usage", "/usage", "Usage", "usage:read"},
+	{"webhooks", "/webhooks", "Webhooks", "tasks:read"}, {"log", "/log", "Log", "tasks:read"},
+}
 
 // count groups the digits of a number.
 func count(n int) string {
@@ -58,13 +61,17 @@ func neurons(n float64) string {
 }
 
 // dollars is the list price of neurons beyond the free allocation.
-func dollars(n float64) string {
-	d := n * batch.DollarsPerNeuron
+func dollars(n float64) string { return usd(n * batch.DollarsPerNeuron) }
+
+// usd writes an amount of dollars with as many digits as matter.
+func usd(d float64) string {
 	switch {
 	case d == 0:
 		return "$0"
 	case d < 0.01: // two digits that are not zero
 		return "$" + strconv.FormatFloat(d, 'f', 1-int(math.Floor(math.Log10(d))), 64)
+	case d >= 1000:
+		return "$" + count(int(math.Round(d)))
 	}
 	return "$" + strconv.FormatFloat(d, 'f', 2, 64)
 }
@@ -157,10 +164,12 @@ var marks = map[string]mark{
 	"closed": {"bars", "bad", "closed"}, "probing": {"run", "wait", "probing"}, "held": {"lock", "bad", "held"},
 	"waiting": {"ring", "wait", "waiting"}, "running": {"run", "accent", "running"}, "stopping": {"bars", "wait", "stopping"},
 	"cancelled": {"cross", "soft", "cancelled"}, "expired": {"clock", "bad", "expired"}, "stopped": {"cross", "bad", "stopped"},
+	"fires": {"tick", "ok", "fires"}, "paused": {"bars", "wait", "paused"}, "skipped": {"skip", "wait", "skipped"}, "refused": {"cross", "bad", "refused"},
+	"claimed": {"clock", "wait", "starting"}, "unknown": {"ring", "soft", "not known"},
 	"delivered": {"tick", "ok", "delivered"}, "gone": {"cross", "soft", "gone"},
 }
 
-// stateOf returns the mark of a state of a task, a gate, a batch, a worker or a delivery.
+// stateOf returns the mark of a state of a task, a gate, a batch, a schedule, a worker or a delivery.
 func stateOf(word any) mark {
 	text := fmt.Sprint(word)
 	if m, ok := marks[text]; ok {
