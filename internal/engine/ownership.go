@@ -37,15 +37,16 @@ func (j *job) record() taskstate.Task {
 }
 
 // claim makes this process the owner of the task and reads its counters. When the owner in
-// the record is dead, claim counts a crash and claims the task from it.
-func (e *Engine) claim(ctx context.Context, j *job) error {
+// the record is dead, claim counts a crash and claims the task from it. isolated says that
+// the task has the isolation that its crashes need.
+func (e *Engine) claim(ctx context.Context, j *job, isolated bool) error {
 	if err := e.releaseFirst(ctx, j.task.ID); err != nil {
 		return err
 	}
 	me := e.owner()
 	for {
 		mark, readMark := e.readMark(ctx)
-		owner, read, err := me.Claim(ctx, j.record(), readMark)
+		owner, read, err := me.Claim(ctx, j.record(), isolated, readMark)
 		if err == nil && owner.ID == me.ID {
 			var known bool
 			if known, err = e.remembers(ctx, mark()); err == nil && !known {

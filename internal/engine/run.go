@@ -229,25 +229,25 @@ func (e *Engine) claimIsolated(ctx context.Context, j *job) error {
 	if j.fresh && !j.notNew && single != nil && single(j.task) {
 		return nil
 	}
-	err := e.claimToCall(ctx, j)
+	err := e.claimToCall(ctx, j, false)
 	if err != nil || j.crashes() == 0 || e.terminal(j) != nil {
 		return err
 	}
 	// A suspect does no work while it waits for isolation, so a crash now does not count
-	// against it.
+	// against it. Nor does one between its claim and here.
 	j.mayCall.Store(false)
 	e.release(ctx, j)
 	j.leaveIsolation()
 	if err := j.isolate(waiting, j.crashes()); err != nil {
 		return err
 	}
-	return e.claimToCall(ctx, j)
+	return e.claimToCall(ctx, j, true)
 }
 
 // claimToCall claims the task and sets mayCall: the run may send calls.
-func (e *Engine) claimToCall(ctx context.Context, j *job) error {
+func (e *Engine) claimToCall(ctx context.Context, j *job, isolated bool) error {
 	j.mayCall.Store(true)
-	err := e.claim(ctx, j)
+	err := e.claim(ctx, j, isolated)
 	if err != nil {
 		j.mayCall.Store(false)
 	}

@@ -47,10 +47,14 @@ type Task struct {
 }
 
 // Claim makes o the owner of a task that has none, and reads its counters. It returns the
-// owner: o itself, or the process that has claimed the task before. also adds further
+// owner: o itself, or the process that has claimed the task before. A task whose workers
+// died counts no crash until its owner claims it again as isolated. also adds further
 // commands to the round trip, after the claim.
-func (o Owner) Claim(ctx context.Context, t Task, also func(redis.Pipeliner)) (owner Owner, counters Counters, err error) {
-	args := []any{o.ID, o.Memory, t.Expires.Unix()}
+func (o Owner) Claim(ctx context.Context, t Task, isolated bool, also func(redis.Pipeliner)) (owner Owner, counters Counters, err error) {
+	args := []any{o.ID, o.Memory, t.Expires.Unix(), 0}
+	if isolated {
+		args[3] = 1
+	}
 	for _, field := range CounterFields {
 		args = append(args, field)
 	}

@@ -1,6 +1,7 @@
 package taskstate_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -29,18 +30,40 @@ func TestAClaimIsRegisteredAgainUnlessItWasTakenOver(t *testing.T) {
 			task := taskstate.Task{ID: "t_" + name, Expires: time.Now().Add(time.Hour)}
 			away := taskstate.Owner{Redis: r, ID: "away", Memory: c.now}
 			other := taskstate.Owner{Redis: r, ID: "other", Memory: c.claimed}
-			owner, _, err := other.Claim(t.Context(), task, nothing)
+			owner, _, err := other.Claim(t.Context(), task, false, nothing)
 			require.NoError(t, err)
 			require.Equal(t, "other", owner.ID)
 			require.NoError(t, away.Register(t.Context(), []taskstate.Running{{Task: task}}))
-			owner, _, err = away.Claim(t.Context(), task, nothing)
+			owner, _, err = away.Claim(t.Context(), task, false, nothing)
 			require.NoError(t, err)
 			require.Equal(t, c.stays, owner.ID == "other")
 			require.Positive(t, r.TTL(t.Context(), taskstate.LiveKey(task.ID)).Val())
 			require.NoError(t, away.DropStale(t.Context(), task.ID, taskstate.Owner{ID: owner.ID, Memory: "another"}))
-			still, _, err := other.Claim(t.Context(), task, nothing)
+			still, _, err := other.Claim(t.Context(), task, false, nothing)
 			require.NoError(t, err)
 			require.Equal(t, owner.ID, still.ID, "only a claim of the given memory is dropped")
 		})
+	}
+}
+
+// TestASuspectCountsNoCrashBeforeItIsIsolated: its worker may die, by another task, between
+// the claim that reveals the crashes and the isolation.
+func TestASuspectCountsNoCrashBeforeItIsIsolated(t *testing.T) {
+	r := redistest.New(t).Client(nil)
+	nothing := func(redis.Pipeliner) {}
+	task := taskstate.Task{ID: "t_suspect", Expires: time.Now().Add(time.Hour)}
+	other := taskstate.Owner{Redis: r, ID: "other"}
+	want := 0
+	for i, c := range []struct{ isolated, counts bool }{{false, true}, {false, false}, {false, false}, {true, true}, {false, false}} {
+		dead := taskstate.Owner{Redis: r, ID: fmt.Sprint("dead ", i)}
+		_, counters, err := dead.Claim(t.Context(), task, c.isolated, nothing)
+		require.NoError(t, err)
+		require.Equal(t, want, counters.Crashes)
+		n, err := other.CountCrash(t.Context(), task.ID, dead.ID)
+		require.NoError(t, err)
+		require.Equal(t, c.counts, n > 0, i)
+		if c.counts {
+			want++
+		}
 	}
 }
