@@ -65,7 +65,7 @@ var Codes = []CodeInfo{
 	{CodeArchived, "The task was moved to the archive of the queue by hand.", "Retry it if that was a mistake.", false},
 	{CodeAttemptsExhausted, "Every attempt failed for a reason that might have passed; the message has the last one.", "Retry later. If it happens to many tasks, look at the state of the API.", false},
 	{CodeAudioUnreachable, "The server of the audio's URL did not answer, or not in time.", "Check the URL from the network of the workers; then retry.", false},
-	{CodeBudgetExceeded, "The next call might exceed max_neurons of the task, so it was not sent.", "Enqueue the task again with the number that the message names, or make it cheaper: a shorter input, a lower max_tokens, another model.", false},
+	{CodeBudgetExceeded, "The next call might exceed max_neurons of the task, or a cap of the day, so it was not sent.", "Raise the bound that the message names (neuronmill budget list shows the caps), or make the task cheaper: a shorter input, a lower max_tokens, another model; then enqueue it again.", false},
 	{CodeCancelled, "A person or program cancelled the task.", "Enqueue it again if it is wanted after all.", false},
 	{CodeContentFlagged, "The API's safety filter refused the input or the answer.", "Change the input.", false},
 	{CodeContextExceeded, "The input and max_tokens together are longer than what the model reads at once.", "Shorten the input, lower max_tokens, or take a model with a larger context.", false},

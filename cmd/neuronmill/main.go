@@ -41,6 +41,7 @@ type cli struct {
 	Webhook   webhookCmd   `cmd:"" help:"Show and replay webhooks, and the keys to verify them."`
 	Key       keyCmd       `cmd:"" help:"Make, list and revoke the API keys of the HTTP interface."`
 	Usage     usageCmd     `cmd:"" help:"Show what tasks have cost: by day, model, tenant, key, batch or schedule."`
+	Budget    budgetCmd    `cmd:"" help:"Cap what a day may cost: list, set, remove."`
 	Worker    workerCmd    `cmd:"" help:"Take tasks from the queue until Ctrl-C."`
 	Workers   workersCmd   `cmd:"" help:"List the worker processes that run."`
 	Schedule  scheduleCmd  `cmd:"" help:"Keep schedules: add, list, show, next, history, pause, resume, run, remove."`

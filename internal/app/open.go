@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/index"
 	"github.com/neuronmill/neuronmill/internal/monitor"
@@ -114,6 +115,11 @@ func (s *Stack) Index() *index.Index { return &index.Index{Redis: s.Redis.Univer
 
 // Usage returns the ledger of what tasks have cost.
 func (s *Stack) Usage() *usage.Ledger { return &usage.Ledger{Redis: s.Redis.UniversalClient} }
+
+// Caps returns the caps on the cost of a day.
+func (s *Stack) Caps() *budget.Caps {
+	return &budget.Caps{Redis: s.Redis.UniversalClient, Store: s.Store}
+}
 
 // RebuildUsage counts the usage of a day again from the bucket; see usage.Ledger.Rebuild.
 func (s *Stack) RebuildUsage(ctx context.Context, date string, progress func(usage.Rebuilt)) (usage.Rebuilt, error) {

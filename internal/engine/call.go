@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/internal/failpoint"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -15,8 +16,8 @@ import (
 
 // call sends a request of one task: it acquires a permit, counts the call and sends it.
 func (j *job) call(ctx context.Context, send func(context.Context) (workersai.Meta, error)) error {
-	if failure := j.overBudget(); failure != nil {
-		return failure
+	if _, err := j.withinBudget(ctx); err != nil {
+		return err
 	}
 	if err := j.engine.bucketReady(ctx); err != nil {
 		return err
@@ -30,14 +31,20 @@ func (j *job) call(ctx context.Context, send func(context.Context) (workersai.Me
 }
 
 // call sends one request for all members, the tasks that share it, and reports the outcome
-// to the gate. Only the kind's time limit ends the context of the request.
+// to the gate and to the caps. Only the kind's time limit ends the context of the request.
 func (e *Engine) call(ctx context.Context, permit *gate.Permit, members []*job, send func(context.Context) (workersai.Meta, error)) (workersai.Meta, error) {
 	err := e.stopped(members[0].task.Model)
 	if err == nil {
 		err = e.bucketReady(ctx)
 	}
+	var held *budget.Reservation
 	if err == nil {
-		err = e.count(ctx, members)
+		held, err = e.reserve(ctx, members)
+	}
+	if err == nil {
+		if err = e.count(ctx, members); err != nil {
+			e.settle(ctx, held, 0)
+		}
 	}
 	if err != nil {
 		permit.GiveBack(ctx)
@@ -49,6 +56,7 @@ func (e *Engine) call(ctx context.Context, permit *gate.Permit, members []*job, 
 	begun := time.Now()
 	meta, err := e.send(sending, send)
 	failpoint.Hit("after-call")
+	e.settle(ctx, held, priceOf(err, meta))
 	for i, j := range members {
 		j.observeCall(err, meta.Neurons, time.Since(begun), i, len(members))
 		j.recordOutcome(err, meta.Neurons*cmp.Or(j.share, 1), meta.Priced)

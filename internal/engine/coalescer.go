@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/queue"
@@ -32,6 +33,7 @@ type route struct {
 	kind    tasks.Kind
 	lane    tasks.Lane
 	options string
+	budget  string // the caps on their cost
 }
 
 // entry is a part of a task that fits into one call.
@@ -98,10 +100,6 @@ func (g *group[T]) submit(ctx context.Context, j *job, texts []string, most floa
 	defer cancel()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
-	}
-	j.setMost(most)
-	if failure := j.overBudget(); failure != nil {
-		return nil, failure
 	}
 	e := &entry[T]{ctx: ctx, j: j, texts: texts, most: most, first: j.startedAt.IsZero(), reply: make(chan reply[T], 1)}
 	for _, t := range texts {
@@ -381,7 +379,7 @@ func (g *group[T]) sendBatch(ctx context.Context, permit *gate.Permit, batch []*
 		return
 	}
 	for i, e := range batch {
-		r := reply[T]{err: err, leave: leave[i]}
+		r := reply[T]{err: e.refusal(err), leave: leave[i]}
 		if err == nil {
 			r.answers, answers = answers[:len(e.texts)], answers[len(e.texts):]
 		}
@@ -389,11 +387,24 @@ func (g *group[T]) sendBatch(ctx context.Context, permit *gate.Permit, batch []*
 	}
 }
 
-// fails reports whether the error of a call would fail one of its tasks, or the request was
-// blocked. One text may be the cause: it is invalid, or it breaks every call.
+// refusal returns the error of a call as that of the entry: a cap that has no room for all of
+// the call may have room for the entry later.
+func (e *entry[T]) refusal(err error) error {
+	if over, ok := errors.AsType[*budget.ExceededError](err); ok {
+		return over.For(e.most, time.Now())
+	}
+	return err
+}
+
+// fails reports whether the error of a call would fail one of its tasks, the request was
+// blocked, or a cap has no room for it. One text may be the cause: it is invalid, or it breaks
+// every call. A part of the texts may have room.
 func fails[T any](batch []*entry[T], err error) bool {
 	if api, ok := errors.AsType[*workersai.Error](err); ok && api.Reason() == workersai.RequestBlocked {
 		return true
+	}
+	if over, ok := errors.AsType[*budget.ExceededError](err); ok {
+		return slices.ContainsFunc(batch, func(e *entry[T]) bool { return over.Fits(e.most) })
 	}
 	return err != nil && slices.ContainsFunc(batch, func(e *entry[T]) bool {
 		return retryPolicy(err, e.j.counts, e.j.spec).fail != nil

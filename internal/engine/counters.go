@@ -284,15 +284,30 @@ func (j *job) recordOutcome(err error, neurons float64, priced bool) {
 	if isUnusable(err) {
 		j.counts.unusable++
 	}
-	api, answered := errors.AsType[*workersai.Error](err)
-	panicked := errors.As(err, new(*tasks.TaskError)) // perhaps after the call, which may be billed
-	lost := answered && api.Lost() || isUnusable(err) || panicked
 	switch {
 	case err == nil:
 		j.counts.costs.answered(j.counts.calls, neurons)
-	case !lost && (!priced || neurons == 0):
+	case !perhapsBilled(err) && (!priced || neurons == 0):
 		j.refused++ // or it was not sent at all
 	case priced:
 		j.counts.costs.lose(j.counts.calls, neurons)
 	}
+}
+
+// perhapsBilled reports whether a call that failed may have been billed.
+func perhapsBilled(err error) bool {
+	api, answered := errors.AsType[*workersai.Error](err)
+	panicked := errors.As(err, new(*tasks.TaskError)) // perhaps after the call
+	return answered && api.Lost() || isUnusable(err) || panicked
+}
+
+// priceOf returns the price of a call: 0 if it was not billed, less than 0 if it is not known.
+func priceOf(err error, meta workersai.Meta) float64 {
+	switch {
+	case err == nil || meta.Priced:
+		return meta.Neurons
+	case perhapsBilled(err):
+		return -1
+	}
+	return 0
 }

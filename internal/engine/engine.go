@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/liveness"
 	"github.com/neuronmill/neuronmill/internal/maintenance"
@@ -108,6 +109,7 @@ type Engine struct {
 	longWaits    longWaits
 	coalescer    coalescer
 	ends         sharedEnds
+	budgets      budgets
 	sharing      struct { // the last known state of the queues
 		mu     sync.Mutex
 		queues map[string]sharing
@@ -124,6 +126,7 @@ func newEngine(cfg Config, stopping context.Context) *Engine {
 	}
 	e.bucket = objects.NewBreaker(e.cfg.Store, objects.Options{Preflight: storage.Preflight, Log: e.cfg.Log, OnChange: e.cfg.Hooks.Bucket})
 	e.cfg.Store = e.bucket
+	e.budgets.caps = &budget.Caps{Redis: cfg.Redis, Store: e.bucket}
 	e.process = liveness.New(cfg.Redis, e.registerClaims, e.onBeat)
 	e.sharing.queues = map[string]sharing{}
 	return e

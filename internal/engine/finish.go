@@ -102,6 +102,9 @@ func (e *Engine) apply(ctx context.Context, j *job, v retryDecision) error {
 	e.logRetry(j, v)
 	j.observeRetry(v)
 	e.storeReasons(ctx, j, v)
+	if v.budget {
+		e.waitForBudget(ctx, j.task)
+	}
 	if v.deferred {
 		return e.deferTask(ctx, j.task, v.why)
 	}

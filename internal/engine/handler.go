@@ -75,7 +75,12 @@ func (c *Call) Send(ctx context.Context, most float64, send func(context.Context
 // with those of other tasks of the same model, lane and options. It returns one answer per text. send makes the call for any
 // of these tasks, so it may depend on the model and the options only.
 func Coalesce[T any](ctx context.Context, c *Call, options string, texts []string, most float64, send func(context.Context, []string) ([]T, workersai.Meta, error)) ([]T, error) {
-	to := route{model: c.j.task.Model, kind: c.j.task.Kind, lane: c.j.task.Lane, options: options}
+	c.j.setMost(most)
+	plan, err := c.j.withinBudget(ctx)
+	if err != nil {
+		return nil, err
+	}
+	to := route{model: c.j.task.Model, kind: c.j.task.Kind, lane: c.j.task.Lane, options: options, budget: plan.String()}
 	return groupOf(c.j.engine, to, send).submit(ctx, c.j, texts, most)
 }
 

@@ -39,6 +39,7 @@ func (e *Engine) endWaiting(ctx context.Context, t tasks.Task, raw []byte, f *ta
 func (e *Engine) onBeat(ctx context.Context) {
 	e.releaseLate(ctx)
 	e.stopCancelled(ctx)
+	e.refreshCaps(ctx)
 }
 
 // stopCancelled stops the running tasks of this process whose cancellation was requested.

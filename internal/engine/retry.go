@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
@@ -37,6 +38,7 @@ type retryDecision struct {
 	why       string
 	uncounted bool // the attempt is refunded: the task is not at fault
 	deferred  bool // the task is deferred until its gate has room
+	budget    bool // the task waits for the budget of the next day
 }
 
 // busyBudget is how many refunded attempts a task may have while its model lacks capacity.
@@ -50,6 +52,7 @@ func retryPolicy(err error, c counters, s tasks.Spec) retryDecision {
 		invalid tasks.ValidationError
 		pause   *gate.RetryLaterError
 		back    *requeueError
+		over    *budget.ExceededError
 		api     *workersai.Error
 		attempt *AttemptError
 		stuck   *refusedObject
@@ -61,6 +64,8 @@ func retryPolicy(err error, c counters, s tasks.Spec) retryDecision {
 		return retryDecision{fail: &tasks.TaskError{Code: invalid.Code(), Message: clean(invalid.Error())}}
 	case errors.As(err, &pause):
 		return retryDecision{deferred: true, why: pause.Reason, uncounted: true}
+	case errors.As(err, &over):
+		return budgetPolicy(over)
 	case errors.As(err, &back):
 		return retryDecision{after: back.after, why: back.why, uncounted: true}
 	case isUnusable(err):

@@ -96,6 +96,7 @@ func (e *Engine) startHeartbeats(ctx context.Context) (gone func(), err error) {
 	if err := e.process.Start(ctx); err != nil {
 		return nil, err
 	}
+	e.refreshCaps(ctx)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/internal/catalogue"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/queue"
@@ -21,7 +22,7 @@ type Cause string
 const (
 	ForGate     Cause = "gate"     // the gate of its model: the pace, or it is closed
 	ForWorker   Cause = "worker"   // a worker that takes it, or a free slot
-	ForBudget   Cause = "budget"   // the account's daily allocation
+	ForBudget   Cause = "budget"   // the account's daily allocation, or a cap
 	ForSchedule Cause = "schedule" // its own start time
 	ForDeferred Cause = "deferred" // its next try after an attempt that failed
 )
@@ -123,6 +124,10 @@ func (m *Monitor) WaitingOn(ctx context.Context, g *gate.Gate, t tasks.Info) (Wa
 	case t.State == "retry" && !place.parked:
 		w.For, w.Until = ForDeferred, t.NextRun
 		w.Reason = retryText(t)
+		if budget.IsReason(t.LastError) {
+			w.For, w.Code, w.Reason = ForBudget, tasks.CodeBudgetExceeded, t.LastError
+			w.Do = "wait, or raise the cap: neuronmill budget set"
+		}
 		return w, nil
 	}
 	return w, m.gateOf(ctx, g, t, &w)
