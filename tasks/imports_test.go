@@ -48,7 +48,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		"internal/budget":         {"storage", "internal/objects"},
 		"internal/api":            {"tasks", "internal/budget", "storage", "internal/keys", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/media", "internal/limits", "internal/events", "internal/index", "internal/observe", "internal/openai", "internal/api/openaiapi", "internal/batch", "internal/metrics", "internal/files", "internal/openaibatch", "internal/webhook", "internal/fetch", "workersai", "internal/api/ui", "internal/history", "internal/schedule", "internal/usage", "internal/bulk"},
 		"internal/api/ui":         {"tasks", "internal/budget", "storage", "internal/keys", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/index", "internal/observe", "internal/batch", "internal/history", "internal/schedule", "internal/usage", "internal/bulk", "internal/webhook", "internal/fetch"},
-		"internal/bulk":           {"tasks", "storage", "internal/history", "internal/usage", "internal/budget", "internal/gate", "internal/catalogue", "internal/replid"},
+		"internal/bulk":           {"tasks", "storage", "internal/budget", "internal/history", "internal/usage", "internal/gate", "internal/catalogue", "internal/replid"},
 		"internal/monitor":        {"tasks", "internal/budget", "storage", "internal/gate", "internal/catalogue", "internal/replid"},
 		"internal/metrics":        {"tasks", "internal/budget", "storage", "internal/monitor", "internal/gate", "internal/catalogue", "internal/replid", "internal/webhook", "internal/fetch", "workersai"},
 		"internal/schedule":       {"tasks", "storage", "internal/catalogue", "internal/replid", "internal/batch", "internal/objects"},

@@ -40,7 +40,7 @@ func (s *Server) dashboardRoutes() {
 	dashboard := ui.New(ui.Config{
 		Base: base, Version: s.cfg.Version, Secure: s.cfg.TLSCert != "" || s.cfg.BehindProxy,
 		Store: s.cfg.Store, Gate: s.cfg.Gate, Monitor: s.monitor, Index: &index.Index{Redis: s.cfg.Redis}, History: &history.History{Redis: s.cfg.Redis},
-		Webhooks: &webhook.Queue{Redis: s.cfg.Redis}, Usage: &usage.Ledger{Redis: s.cfg.Redis}, Client: s.client, Log: s.log,
+		Webhooks: &webhook.Queue{Redis: s.cfg.Redis}, Usage: &usage.Ledger{Redis: s.cfg.Redis}, Bulk: s.bulk, Client: s.client, Log: s.log,
 		Batches: func(tenant string) *batch.Batches {
 			return batch.New(batch.Config{Client: s.client(tenant), Store: s.cfg.Store, Redis: s.cfg.Redis, Tenant: tenant, Log: s.log})
 		},

@@ -192,6 +192,43 @@ func TestUsageIsThatOfTheSessionsTenantAndOnAnOpenServerOfTheAccount(t *testing.
 	require.NotContains(t, b.uiPage("/ui/tasks"), "/ui/usage")
 }
 
+func TestAPersonSeesCountAndPriceBeforeAllThatMatchIsCancelled(t *testing.T) {
+	b := newBench(t)
+	b.submitted(goodMorning)
+	for range 3 {
+		b.submitted(`{"kind":"text","input":{"prompt":"hi"}}`)
+	}
+	time.Sleep(2 * time.Millisecond)
+	list := b.uiPage("/ui/tasks?kind=text")
+	require.Contains(t, list, `href="/ui/actions/new?kind=text&amp;do=cancel"`)
+	plan := b.uiPage("/ui/actions/new?kind=text&do=cancel")
+	require.Contains(t, plan, "Cancel 3</button>")
+	require.Regexp(t, `Saves about.*neurons`, plan)
+	require.Contains(t, plan, `href="/ui/tasks?kind=text"`)
+	token := regexp.MustCompile(`name="token" value="([^"]+)"`).FindStringSubmatch(plan)[1]
+	started := b.call(http.MethodPost, "/ui/actions", url.Values{"token": {token}}.Encode(), uiForm)
+	require.Equal(t, http.StatusSeeOther, started.StatusCode, "%s", started.body)
+	to := started.Header.Get("Location")
+	require.Eventually(t, func() bool { return strings.Contains(b.uiPage(to), ">completed</span>") }, 10*time.Second, 10*time.Millisecond)
+	require.Regexp(t, `<b>3</b><span>of 3`, b.uiPage(to))
+	log := b.uiPage("/ui/log")
+	require.Contains(t, log, "cancel many: begun")
+	require.Contains(t, log, "cancel many: ended")
+	again := b.call(http.MethodPost, "/ui/actions", url.Values{"token": {token}}.Encode(), uiForm)
+	require.Equal(t, to, again.Header.Get("Location"))
+
+	for path, status := range map[string]int{"/ui/actions/a_none": 404, "/ui/actions/%3Cscript%3E": 404, "/ui/actions/new": 400, "/ui/actions/new?do=drop": 400, "/ui/actions/new?do=retry&state=pending": 400, "/ui/actions/new?do=cancel&since=x": 400, "/ui/actions/new?do=cancel&kind=%3Cscript%3E": 400} {
+		require.Equal(t, status, b.call(http.MethodGet, path, "").StatusCode, path)
+	}
+	require.Equal(t, http.StatusBadRequest, b.call(http.MethodPost, "/ui/actions", "token=x", uiForm).StatusCode)
+	b.key = b.newKey("other", keys.Scopes...)
+	require.Equal(t, http.StatusBadRequest, b.call(http.MethodPost, "/ui/actions", url.Values{"token": {token}}.Encode(), uiForm).StatusCode)
+	require.Equal(t, http.StatusNotFound, b.call(http.MethodGet, to, "").StatusCode)
+	b.key = b.newKey("default", keys.TasksRead)
+	require.Equal(t, http.StatusForbidden, b.call(http.MethodGet, "/ui/actions/new?do=cancel", "").StatusCode)
+	require.Equal(t, http.StatusForbidden, b.call(http.MethodPost, "/ui/actions", "token=x", uiForm).StatusCode)
+}
+
 func TestNoTextOfAUserBecomesMarkup(t *testing.T) {
 	b := newBench(t)
 	for i, text := range hostile {
@@ -212,6 +249,7 @@ func TestNoTextOfAUserBecomesMarkup(t *testing.T) {
 		b.uiSpent("default", tasks.Result{ID: id, Model: text, FinishedAt: time.Now(), Origin: tasks.Origin{Batch: text, Schedule: text, Key: text}, Usage: tasks.Usage{Neurons: 1, Calls: 1}})
 		if len(text) < 1000 {
 			b.uiPage("/ui/schedules?after=" + url.QueryEscape(text))
+			b.uiPage("/ui/actions/new?do=retry&model=" + url.QueryEscape(text) + "&code=" + url.QueryEscape(text) + "&message=" + url.QueryEscape(text))
 			b.uiPage("/ui/tasks?state=ended&model=" + url.QueryEscape(text))
 			b.uiPage("/ui/login?to=" + url.QueryEscape(text))
 		}

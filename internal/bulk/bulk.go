@@ -89,8 +89,9 @@ func (f Filter) check(a Action) error {
 	return nil
 }
 
-// words writes a filter for people, as the search of the dashboard does.
-func (f Filter) words() string {
+// Words writes a filter for people, as the search of the dashboard does, with or without the
+// message.
+func (f Filter) Words(message bool) string {
 	var words []string
 	add := func(name, value string) {
 		if value != "" {
@@ -108,7 +109,9 @@ func (f Filter) words() string {
 	for _, key := range slices.Sorted(maps.Keys(f.Metadata)) {
 		add("meta", key+":"+f.Metadata[key])
 	}
-	add("message", f.Message)
+	if message {
+		add("message", f.Message)
+	}
 	if len(words) == 0 {
 		return "all"
 	}

@@ -204,7 +204,7 @@ func sleep(ctx context.Context, d time.Duration) {
 // log writes the beginning or the end of an action to the log of actions.
 func (r *Runner) log(ctx context.Context, tenant string, s saved, what string, count int) {
 	r.Log.Info("action "+what, "action", s.ID, "does", s.Action, "count", count, "tenant", tenant, "key", s.Key)
-	entry := history.Action{At: time.Now().UTC(), Key: s.Key, Did: fmt.Sprintf("%s many: %s", s.Action, what), About: s.ID + " " + s.Filter.words(), Count: count}
+	entry := history.Action{At: time.Now().UTC(), Key: s.Key, Did: fmt.Sprintf("%s many: %s", s.Action, what), About: s.ID + " " + s.Filter.Words(true), Count: count}
 	if err := r.History.Log(ctx, tenant, entry); err != nil {
 		r.Log.Warn("the log of actions lacks one", "error", err)
 	}

@@ -83,7 +83,7 @@ await start();
 const browser = await chromium.launch({executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"]});
 try {
   const tasks = await work_();
-  const pages = {overview: "/", tasks: "/tasks", ended: "/tasks?state=ended", new: "/new", batches: "/batches", schedules: "/schedules", schedule: "/schedules/report", errors: "/errors", gates: "/gates", workers: "/workers", usage: "/usage", "usage-month": "/usage?days=31&by=tenant", webhooks: "/webhooks", log: "/log", login: "/login", missing: "/nothing"};
+  const pages = {overview: "/", tasks: "/tasks", ended: "/tasks?state=ended", new: "/new", batches: "/batches", schedules: "/schedules", schedule: "/schedules/report", errors: "/errors", gates: "/gates", workers: "/workers", usage: "/usage", "usage-month": "/usage?days=31&by=tenant", webhooks: "/webhooks", plan: "/actions/new?do=cancel", "plan-errors": "/actions/new?do=retry", log: "/log", login: "/login", missing: "/nothing"};
   for (const [name, t] of Object.entries(tasks)) pages[`task-${name}`] = `/tasks/${t.id}`;
   const looks = {light: {colorScheme: "light", viewport: {width: 1280, height: 900}}, dark: {colorScheme: "dark", viewport: {width: 1280, height: 900}}, phone: {colorScheme: "light", viewport: {width: 390, height: 844}}};
   for (const [look, options] of Object.entries(looks)) {

@@ -18,6 +18,7 @@ func (u *UI) actionRoutes() {
 	u.action("/tasks/{id}/retry", keys.TasksWrite, u.retry)
 	u.action("/tasks/{id}/cancel", keys.TasksWrite, u.cancel)
 	u.action("/tasks", keys.TasksWrite, u.changeTasks)
+	u.action("/actions", keys.TasksWrite, u.startAction)
 	u.action("/gates", keys.GatesWrite, u.changeGate)
 	u.action("/errors", keys.TasksWrite, u.changeGroup)
 	u.action("/batches/{id}", keys.TasksWrite, u.changeBatch)

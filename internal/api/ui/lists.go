@@ -91,10 +91,9 @@ func groupOf(l tasks.DeadLetter) string {
 	}, l.Error.Message)}, "\x00")
 }
 
-// changeGroup retries or drops the dead letters of a group.
+// changeGroup drops the dead letters of a group.
 func (u *UI) changeGroup(w http.ResponseWriter, r *http.Request, c Caller) {
-	do := r.PostFormValue("do")
-	if do != "retry" && do != "drop" {
+	if r.PostFormValue("do") != "drop" {
 		u.fail(w, r, c, refusedError{http.StatusBadRequest, "The action is not known."})
 		return
 	}
@@ -111,18 +110,12 @@ func (u *UI) changeGroup(w http.ResponseWriter, r *http.Request, c Caller) {
 		}
 	}
 	for _, id := range ids {
-		var err error
-		if do == "retry" {
-			_, err = client.Retry(r.Context(), id)
-		} else {
-			err = client.Drop(r.Context(), id)
-		}
-		if err == nil {
+		if client.Drop(r.Context(), id) == nil {
 			changed++
 		}
 	}
 	u.groups.forget(c.Tenant)
-	u.acted(w, r, c, acted{did: do + " group", about: cut(200, r.PostFormValue("code")+" "+r.PostFormValue("model")), count: changed, to: "/errors", done: "group"})
+	u.acted(w, r, c, acted{did: "drop group", about: cut(200, r.PostFormValue("code")+" "+r.PostFormValue("model")), count: changed, to: "/errors", done: "group"})
 }
 
 type workersData struct {

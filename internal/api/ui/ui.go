@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/bulk"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/history"
 	"github.com/neuronmill/neuronmill/internal/index"
@@ -36,6 +37,7 @@ type Config struct {
 	History   *history.History
 	Webhooks  *webhook.Queue
 	Usage     *usage.Ledger
+	Bulk      *bulk.Runner
 	Client    func(tenant string) *tasks.Client
 	Batches   func(tenant string) *batch.Batches
 	Schedules func(tenant string) *schedule.Stored
@@ -96,6 +98,8 @@ func New(cfg Config) *UI {
 	u.page("/{$}", page{nav: "overview", title: "Overview", load: u.overview, live: true})
 	u.page("/tasks", page{nav: "tasks", title: "Tasks", load: u.tasks})
 	u.page("/tasks/{id}", page{nav: "tasks", title: "Task", name: "task", load: u.task, live: true})
+	u.page("/actions/new", page{nav: "tasks", title: "Action", name: "plan", load: u.planAction, scope: keys.TasksWrite})
+	u.page("/actions/{id}", page{nav: "tasks", title: "Action", name: "action", load: u.actionState, live: true})
 	u.page("/new", page{nav: "new", title: "New task", name: "new", load: u.newTask, scope: keys.TasksWrite})
 	u.page("/gates", page{nav: "gates", title: "Gates", load: u.gates, live: true})
 	u.page("/batches", page{nav: "batches", title: "Batches", load: u.batches, live: true})

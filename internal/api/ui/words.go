@@ -22,7 +22,7 @@ import (
 var functions = template.FuncMap{
 	"link": link, "count": count, "neurons": neurons, "dollars": dollars, "usd": usd, "when": when, "took": took, "clean": clean, "cut": cut,
 	"short": shortModel, "kinds": func() []tasks.Spec { return tasks.Specs }, "state": stateOf, "percent": percent, "bar": bar,
-	"meaning": meaning, "advice": advice, "list": func(items ...any) []any { return items }, "bytes": byteCount, "busy": busy, "runtook": runTook, "slotkey": slotKey, "pages": func() []navPage { return navPages },
+	"meaning": meaning, "advice": advice, "list": func(items ...any) []any { return items }, "bytes": byteCount, "busy": busy, "begin": beginning, "runtook": runTook, "slotkey": slotKey, "pages": func() []navPage { return navPages },
 }
 
 // navPage is a page that the frame links to, for callers with the scope.
