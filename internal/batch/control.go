@@ -165,9 +165,44 @@ func (b *Batches) Retry(ctx context.Context, id, model string) (*Batch, error) {
 
 // IDs yields the ids of all batches in the order of their names. Each costs a request to
 // the bucket.
-func (b *Batches) IDs(ctx context.Context) iter.Seq2[string, error] {
+func (b *Batches) IDs(ctx context.Context) iter.Seq2[string, error] { return b.idsAfter(ctx, "") }
+
+// windows are how far Latest looks back, until it has found enough.
+var windows = []time.Duration{10 * time.Minute, 6 * time.Hour, 7 * 24 * time.Hour, 10 * 365 * 24 * time.Hour}
+
+// Latest returns ids among which are those of the latest batches, without looking at all of
+// them: at most so many ids for each of four spans of time. An id has the time of its batch,
+// unless it was derived from a file. It stops once it has enough ids with a time; more says that
+// there may be others.
+func (b *Batches) Latest(ctx context.Context, enough, most int) (ids []string, more bool, err error) {
+	for _, back := range windows {
+		ids = ids[:0]
+		timed := 0
+		for id, err := range b.idsAfter(ctx, fmt.Sprintf("%sb_%012x", b.root(), max(time.Now().Add(-back).UnixMilli(), 0))) {
+			if err != nil {
+				return nil, false, err
+			}
+			if len(ids) == most {
+				return ids, true, nil
+			}
+			if ids = append(ids, id); hasTime(id) {
+				timed++
+			}
+		}
+		if timed >= enough {
+			return ids, true, nil
+		}
+	}
+	return ids, false, nil
+}
+
+// hasTime reports whether an id is one of NewID: a UUID of version 7.
+func hasTime(id string) bool { return len(id) == len("b_")+32 && id[len("b_")+12] == '7' }
+
+// idsAfter yields the ids whose folders sort after a key.
+func (b *Batches) idsAfter(ctx context.Context, after string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for after := ""; ; {
+		for after := after; ; {
 			id := ""
 			for info, err := range b.Store.List(ctx, b.root(), after) {
 				if err != nil {

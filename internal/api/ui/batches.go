@@ -66,25 +66,21 @@ func (u *UI) batches(ctx context.Context, _ *http.Request, c Caller) (any, error
 
 func (u *UI) readBatches(ctx context.Context, tenant string) (d batchesData, err error) {
 	all := u.cfg.Batches(tenant)
-	var ids []string
-	for id, err := range all.IDs(ctx) {
-		if err != nil {
-			return d, err
-		}
-		if ids = append(ids, id); len(ids) == mostIDs {
-			d.More = true
-			break
-		}
+	ids, more, err := all.Latest(ctx, mostBatches, mostIDs)
+	if err != nil {
+		return d, err
 	}
-	slices.Reverse(ids) // ids of later batches sort after earlier ones
-	d.More = d.More || len(ids) > mostBatches
-	for _, id := range ids[:min(len(ids), mostBatches)] {
+	slices.Reverse(ids) // most ids have their time, and later ones sort after earlier ones
+	d.More = more || len(ids) > mostBatches
+	for _, id := range ids[:min(len(ids), 2*mostBatches)] {
 		s, err := all.State(ctx, id)
 		if err != nil {
 			continue // it is being written or deleted
 		}
 		d.Batches = append(d.Batches, batchView{State: s})
 	}
+	slices.SortStableFunc(d.Batches, func(a, b batchView) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	d.Batches = d.Batches[:min(len(d.Batches), mostBatches)]
 	return d, nil
 }
 
