@@ -11,6 +11,7 @@ import (
 const (
 	codeActionNotFound   = "action_not_found"
 	codeAmbiguousAuth    = "ambiguous_auth"
+	codeBudgetNotFound   = "budget_not_found"
 	codeBodyBroken       = "body_broken"
 	codeBodyTooLarge     = "body_too_large"
 	codeBodyTooSlow      = "body_too_slow"
@@ -64,6 +65,7 @@ type CodeInfo struct {
 var ownCodes = []CodeInfo{
 	{codeActionNotFound, http.StatusNotFound, "There is no such action, or it ended more than seven days ago.", "Use the id of an action that POST /v1/actions has started."},
 	{codeAmbiguousAuth, http.StatusBadRequest, "The request has more than one credential.", "Send one header Authorization: Bearer KEY, and no key in the URL."},
+	{codeBudgetNotFound, http.StatusNotFound, "There is no such cap.", "List the caps: GET /v1/budgets."},
 	{codeBodyBroken, http.StatusBadRequest, "The body ended before it was complete.", "Send the whole body, with the length that the header says."},
 	{codeBodyTooLarge, http.StatusRequestEntityTooLarge, "The body is larger than this route takes.", "Send less at a time. Audio goes to POST /v1/transcriptions or PUT /v1/uploads."},
 	{codeBodyTooSlow, http.StatusRequestTimeout, "The body did not arrive in time.", "Send the request again over a faster connection."},

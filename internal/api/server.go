@@ -138,6 +138,7 @@ func (s *Server) routes() {
 	s.scheduleRoutes()
 	s.fleetRoutes()
 	s.usageRoutes()
+	s.budgetRoutes()
 	s.eventRoutes()
 	s.dashboardRoutes()
 }

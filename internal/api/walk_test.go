@@ -46,6 +46,8 @@ func fitting(t *testing.T, path string, op *huma.Operation) (body, contentType s
 		return goodMorning, "application/json"
 	case path == "/v1/actions":
 		return `{"action":"cancel","filter":{"kind":"image"}}`, "application/json"
+	case path == "/v1/budgets":
+		return `{"scope":"account","neurons":10000}`, "application/json"
 	case path == "/v1/schedules":
 		return `{"name":"other","cron":"@daily","kind":"text","payload":{"prompt":"x"}}`, "application/json"
 	case strings.HasSuffix(path, ":batch") || path == "/v1/plan":

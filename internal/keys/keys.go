@@ -36,10 +36,12 @@ const (
 	GatesWrite Scope = "gates:write" // change the pace of gates
 	KeysWrite  Scope = "keys:write"  // make and revoke keys
 	UsageRead  Scope = "usage:read"  // look at what was spent
+
+	BudgetsWrite Scope = "budgets:write" // look at and change the caps of all tenants
 )
 
 // Scopes lists all scopes.
-var Scopes = []Scope{TasksRead, TasksWrite, GatesWrite, KeysWrite, UsageRead}
+var Scopes = []Scope{TasksRead, TasksWrite, GatesWrite, KeysWrite, UsageRead, BudgetsWrite}
 
 // Key is a stored key.
 type Key struct {
