@@ -3,6 +3,7 @@ package engine_test
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -67,6 +68,7 @@ func TestATaskThatEndsInTheMiddleOfAQueueIsNotSearchedFor(t *testing.T) {
 		for _, id := range ended {
 			require.Zero(t, r.redis.Exists(t.Context(), textQueue+"t:"+id).Val())
 		}
+		synctest.Wait() // until the last one is acknowledged
 		require.Zero(t, r.redis.LLen(t.Context(), textQueue+"active").Val())
 	})
 }
