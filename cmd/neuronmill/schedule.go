@@ -78,7 +78,7 @@ func (scheduleAddCmd) Help() string {
 		`neuronmill schedule add report text "News of {{date}}" --cron "0 2 * * *"`,
 		`neuronmill schedule add report text "Sum up" --cron @daily --overlap skip`,
 		`neuronmill schedule add hi text Hello --with max_tokens=9 --cron @daily`,
-		`neuronmill schedule add nightly --file "in/{{date -1d}}.jsonl" --cron "0 2 * * *"`,
+		`neuronmill schedule add night --file "{{date -1d}}.jsonl" --cron "0 2 * * *"`,
 	) + `
 Texts of the payload may have {{date}}, {{date -1d}} and {{datetime}} of the slot in the time zone, {{slot}} in UTC, and {{name}}. A schedule cannot be changed: remove it and add it again.`
 }

@@ -16,6 +16,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -124,7 +125,7 @@ type Plan struct {
 	Filter    Filter    `json:"filter"`
 	Before    time.Time `json:"before" doc:"Tasks that come later are not changed."`
 	Count     int       `json:"count" doc:"Tasks that match now."`
-	More      bool      `json:"more" doc:"There are more than count."`
+	More      bool      `json:"more" doc:"There may be more than count."`
 	Neurons   *float64  `json:"neurons" doc:"About what running them costs, from a sample; null when it cannot be known before."`
 	Dollars   *float64  `json:"dollars"`
 	Token     string    `json:"token" doc:"Send it to run the action."`
@@ -159,7 +160,7 @@ type State struct {
 	Before    time.Time `json:"before"`
 	Status    Status    `json:"status" enum:"running,interrupted,ended"`
 	Count     int       `json:"count" doc:"Tasks that matched when the filter was frozen."`
-	More      bool      `json:"more" doc:"There were more than count."`
+	More      bool      `json:"more" doc:"There may have been more than count."`
 	Changed   int       `json:"changed" doc:"Tasks that run again or were cancelled."`
 	Unchanged int       `json:"unchanged" doc:"Tasks that could not be changed: ended or retried meanwhile, or their input is not kept."`
 	Key       string    `json:"key,omitempty" doc:"Id of the API key that started it."`
@@ -183,7 +184,6 @@ type saved struct {
 	Position tasks.Position `json:"position"`          // in the list of live tasks
 	Pass     int            `json:"pass,omitempty"`    // of the list of live tasks
 	InPass   int            `json:"in_pass,omitempty"` // tasks changed in it
-	Logged   bool           `json:"logged,omitempty"`  // its end is in the log of actions
 }
 
 var (
@@ -224,8 +224,9 @@ type Config struct {
 // Runner prepares and runs actions.
 type Runner struct {
 	Config
-	owner   string
-	running *semaphore.Weighted
+	owner    string
+	running  *semaphore.Weighted
+	starting sync.Mutex // held by Start: requests with the same token must not all take a place
 }
 
 // New makes a runner; there is nothing to close.

@@ -104,10 +104,17 @@ func (r *Runner) countFailed(ctx context.Context, tenant string, p *Plan, s *sam
 	return nil
 }
 
+// mostLooks bounds how often countAlive reads a part of the list, of up to 2,000 tasks each.
+const mostLooks = 50
+
 // countAlive counts tasks that have not ended.
 func (r *Runner) countAlive(ctx context.Context, tenant string, p *Plan, s *sample) error {
 	var at tasks.Position
-	for at.Section >= 0 {
+	for looks := 0; at.Section >= 0; looks++ {
+		if p.Count >= MostCounted || looks == mostLooks {
+			p.More = true
+			return nil
+		}
 		list, next, err := r.Client(tenant).ListFrom(ctx, p.Filter.list(pageSize), at, func(t tasks.Info) bool { return p.Filter.alive(t, p.Before) })
 		if err != nil {
 			return err
@@ -118,10 +125,7 @@ func (r *Runner) countAlive(ctx context.Context, tenant string, p *Plan, s *samp
 			}
 		}
 		p.Count += len(list)
-		if at = next; p.Count >= MostCounted {
-			p.More = at.Section >= 0
-			break
-		}
+		at = next
 	}
 	return nil
 }

@@ -44,6 +44,8 @@ func (r *Runner) Start(ctx context.Context, tenant, key, token string) (State, e
 	case !ok:
 		return State{}, ErrToken
 	}
+	r.starting.Lock()
+	defer r.starting.Unlock()
 	id := idOf(token)
 	known, err := r.Get(ctx, tenant, id)
 	switch {

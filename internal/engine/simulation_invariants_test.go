@@ -69,6 +69,7 @@ func (s *sim) check() {
 	s.checkHappened(results, log)
 	s.checkCap(log)
 	s.checkNeurons(results, log)
+	s.checkReserved(log)
 	s.checkPace(log)
 	s.checkSecrets()
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
@@ -157,4 +158,36 @@ func (s *sim) bill() string {
 			s.seconds(r.FinishedAt), r.Metadata["sim"], id, r.Status, r.Attempts, r.Usage.Calls, r.Usage.Unsettled, r.Usage.Neurons)
 	}
 	return b.String()
+}
+
+// accountCap is a cap that nothing reaches: its calls reserve and settle their prices.
+var accountCap = budget.Cap{Scope: budget.Account, Neurons: 1e8, Over: budget.Wait}
+
+func (s *sim) caps() *budget.Caps {
+	return &budget.Caps{Redis: s.server.Client(nil), Store: s.store}
+}
+
+// checkReserved holds what calls have reserved or spent under a cap against what the provider
+// has billed, whatever died or was lost in between: it is never less.
+func (s *sim) checkReserved(log []workersaitest.Request) {
+	if !s.plan.capped || s.plan.redisAll {
+		return // with Redis its sums were lost
+	}
+	counted, billed := 0.0, 0.0
+	for _, at := range []time.Time{s.start, budget.NextDay(s.start), budget.NextDay(s.start).AddDate(0, 0, 1)} {
+		spent, reserved, err := budget.Spent(s.t.Context(), s.server.Client(nil), []budget.Cap{accountCap}, at)
+		if err != nil {
+			s.violate("%v", err)
+			return
+		}
+		counted += spent[0] + reserved[0]
+	}
+	for _, q := range log {
+		if q.Billed {
+			billed += q.Neurons
+		}
+	}
+	if billed > counted+0.001 {
+		s.violate("%.4f neurons were billed, and %.4f counted under the cap", billed, counted)
+	}
 }

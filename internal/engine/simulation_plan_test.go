@@ -29,6 +29,7 @@ type plan struct {
 	network  networkRates
 	general  []workersaitest.Fault // of the API, whoever asks
 	longer   time.Duration         // than three minutes until all is quiet: a spent quota that is met after midnight, a task that kills workers
+	capped   bool                  // there is a cap on the cost of a day, which nothing reaches
 	redisAll bool                  // Redis lost or was set back: its counters say nothing
 }
 
@@ -107,6 +108,7 @@ func newPlan(seed uint64) *plan {
 	p.drawEvents()
 	p.drawErrands()
 	p.drawMoney()
+	p.capped = p.chance("caps").IntN(3) == 0
 	p.drawFleet()
 	p.drawTogether()
 	return p

@@ -180,6 +180,9 @@ func (s *sim) say(format string, args ...any) {
 func (s *sim) run() {
 	time.Sleep(s.plan.startAt)
 	s.start = time.Now()
+	if s.plan.capped {
+		require.NoError(s.t, s.caps().Set(s.t.Context(), accountCap))
+	}
 	for i := range s.plan.nodes {
 		s.nodes = append(s.nodes, s.work(fmt.Sprint("node", i), i))
 	}
