@@ -49,7 +49,7 @@ func TestTopIsOnePageOf80Columns(t *testing.T) {
 	require.Equal(t, `neuronmill  12:00:00  q ends
 
 @cf/baai/bge-m3: the API said too many requests until 2026-03-01T12:00:42Z; it
-opens by itself.
+goes on by itself.
 
 KIND       LANE         WAITING  OLDEST  PARKED  LATER  RUNNING  SLOTS
 text       interactive  3        12s     0       0      16       32

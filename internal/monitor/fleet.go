@@ -10,7 +10,7 @@ import (
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
-// Fleet is the state of queues, gates and workers at one moment. Reading it takes three
+// Fleet is the state of queues, gates and workers at one moment. Reading it takes four
 // commands of Redis, or some for each queue, gate and worker on a cluster, whatever the
 // number of tasks. The report, the scaling, the metrics and the terminal are made from it,
 // so that they agree.
@@ -20,6 +20,8 @@ type Fleet struct {
 	Gates  []gate.State // that were ever used, by name
 	// Workers have no counts of busy slots by queue; Queue.Active has those of all workers.
 	Workers []Worker
+	// OverBudget counts the tasks that wait for the budget of the next day.
+	OverBudget int
 }
 
 // Queue counts the tasks of a kind and lane.
@@ -61,6 +63,9 @@ func (m *Monitor) Fleet(ctx context.Context, g *gate.Gate) (Fleet, error) {
 	}
 	f := Fleet{At: time.Now(), Workers: workersOf(servers)}
 	if f.Gates, err = g.All(ctx); err != nil {
+		return Fleet{}, err
+	}
+	if f.OverBudget, err = queue.CountWaiting(ctx, m.Redis, f.At.UTC().Truncate(24*time.Hour)); err != nil {
 		return Fleet{}, err
 	}
 	for _, q := range figures {

@@ -114,3 +114,16 @@ func TestTheLimitSaysHowManyWorkersAreOfUse(t *testing.T) {
 	require.Equal(t, 1, closed.Workers, "one is wanted to notice that the gate opens")
 	require.Equal(t, 1, closed.Kinds[tasks.KindText])
 }
+
+func TestTasksOverTheirBudgetAreReported(t *testing.T) {
+	rdb := redistest.Memory(t)
+	m, g := &monitor.Monitor{Redis: rdb}, gates(rdb)
+	now := time.Now()
+	require.NoError(t, queue.NoteWaiting(t.Context(), rdb, "text:bulk", "t_yesterday", now.Add(-24*time.Hour)))
+	require.NoError(t, queue.NoteWaiting(t.Context(), rdb, "text:bulk", "t_today", now))
+	r, err := m.Report(t.Context(), g)
+	require.NoError(t, err)
+	midnight := now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
+	require.Equal(t, "budget: caps of the day are spent until "+midnight.Format(time.RFC3339)+"; it goes on by itself.", r.Verdict)
+	require.Equal(t, 1, r.Findings[0].Tasks)
+}

@@ -23,7 +23,7 @@ type Report struct {
 
 // Finding is one thing that makes tasks wait.
 type Finding struct {
-	About  string     `json:"about" doc:"A gate, or a kind of tasks with its lane."`
+	About  string     `json:"about" doc:"A gate, a kind of tasks with its lane, or budget."`
 	Reason string     `json:"reason"`
 	Tasks  int        `json:"tasks" doc:"Tasks that wait for it."`
 	Until  *time.Time `json:"until" doc:"It holds at least until then; null when unknown."`
@@ -56,6 +56,10 @@ func (f Fleet) Report() Report {
 			finding.Tasks = f.DeferredAt(s.Name) + s.Interactive + s.Bulk
 			r.Findings = append(r.Findings, finding)
 		}
+	}
+	if f.OverBudget > 0 {
+		midnight := f.At.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
+		r.Findings = append(r.Findings, Finding{About: "budget", Reason: "caps of the day are spent", Tasks: f.OverBudget, Until: &midnight})
 	}
 	r.judge()
 	return r
@@ -98,7 +102,7 @@ func (r *Report) judge() {
 		if f.Until != nil {
 			r.Verdict += " until " + f.Until.Format(time.RFC3339)
 		}
-		r.Verdict += "; it opens by itself."
+		r.Verdict += "; it goes on by itself."
 	case r.Workers == 0:
 		r.Verdict = "No worker runs, and nothing waits."
 	case r.Waiting == 0:

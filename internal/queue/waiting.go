@@ -32,6 +32,16 @@ func NoteWaiting(ctx context.Context, r redis.UniversalClient, queue, id string,
 	return nil
 }
 
+// CountWaiting counts the tasks that began to wait for their budget since a time, those
+// included that were cancelled meanwhile.
+func CountWaiting(ctx context.Context, r redis.UniversalClient, since time.Time) (int, error) {
+	n, err := r.ZCount(ctx, waitingKey, strconv.FormatInt(since.UnixMilli(), 10), "+inf").Result()
+	if err != nil {
+		return 0, fmt.Errorf("count the tasks that wait for their budget: %w", err)
+	}
+	return int(n), nil
+}
+
 // ReleaseWaiting makes the retries due of all tasks that waited for their budget at a time.
 // A task that has not returned to asynq yet stays noted.
 func ReleaseWaiting(ctx context.Context, r redis.UniversalClient, at time.Time) error {
