@@ -38,7 +38,7 @@ func (s *Server) budgetRoutes() {
 
 func (s *Server) caps() *budget.Caps { return &budget.Caps{Redis: s.cfg.Redis, Store: s.cfg.Store} }
 
-// capBody is a cap with what was spent today.
+// capBody is a cap with the neurons spent today.
 type capBody struct {
 	budget.Cap
 	Spent    float64 `json:"spent" doc:"Neurons of today, in UTC."`

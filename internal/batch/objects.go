@@ -87,7 +87,7 @@ func (c *Counts) add(d Counts) {
 type End struct {
 	Status  Status    `json:"status"` // completed, cancelled, expired or stopped
 	EndedAt time.Time `json:"ended_at"`
-	Why     string    `json:"why,omitempty"` // of one that stopped itself
+	Why     string    `json:"why,omitempty"` // of a round that stopped itself
 	Counts
 }
 

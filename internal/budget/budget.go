@@ -1,7 +1,7 @@
 // Package budget caps what calls may cost in a day, in UTC: all calls of the account, those
 // of a tenant, of an API key, or of bulk tasks. A call reserves its highest price before it
 // is sent and settles its true price afterwards, so that a cap is never exceeded, however
-// many workers share it. What a killed worker has reserved stays reserved.
+// many workers share it. The reservations of a killed worker stay.
 //
 // The bucket keeps the caps; a hash in Redis has them for the workers, and is filled again
 // after a loss. The sums of a day are in Redis alone.
@@ -62,7 +62,7 @@ var validName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 // ErrNotFound: there is no such cap.
 var ErrNotFound = errors.New("there is no such cap")
 
-// Validate reports what is wrong with a cap.
+// Validate reports the faults of a cap.
 func (c Cap) Validate() error {
 	named := c.Scope == Tenant || c.Scope == Key
 	switch {

@@ -35,7 +35,7 @@ func callsKey(day string) string { return sumsKey(day) + ":calls" }
 
 func dayOf(at time.Time) string { return at.UTC().Format(time.DateOnly) }
 
-// NextDay returns when the budget of a day begins anew.
+// NextDay returns when the budget of the next day begins.
 func NextDay(at time.Time) time.Time { return at.UTC().Truncate(24*time.Hour).AddDate(0, 0, 1) }
 
 // Payer is on whose account a call is sent.
@@ -45,7 +45,7 @@ type Payer struct {
 	Bulk   bool
 }
 
-// Plan is what a call must reserve: the sums that it adds to, and the caps that limit it. The
+// Plan is the reservation of a call: the sums that it adds to, and the caps that limit it. The
 // zero value reserves nothing.
 type Plan struct {
 	sums []string
@@ -186,7 +186,7 @@ func (r *Reservation) Settle(ctx context.Context, price float64) error {
 	return nil
 }
 
-// Spent returns what has been spent today under each cap, and what calls under way have
+// Spent returns the neurons spent today under each cap, and those that calls under way have
 // reserved, in the order of the caps.
 func Spent(ctx context.Context, r redis.UniversalClient, caps []Cap, now time.Time) (spent, reserved []float64, err error) {
 	fields, err := r.HGetAll(ctx, sumsKey(dayOf(now))).Result()

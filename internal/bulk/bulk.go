@@ -27,7 +27,7 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Action is what is done to the tasks.
+// Action is applied to the tasks.
 type Action string
 
 // The actions.
@@ -54,7 +54,7 @@ const (
 	mostPair     = 1000 // bytes of a pair
 )
 
-// check returns what is wrong with a filter for an action.
+// check returns the faults of a filter for an action.
 func (f Filter) check(a Action) error {
 	var wrong tasks.ValidationError
 	add := func(field, message string) {
@@ -119,7 +119,7 @@ func (f Filter) Words(message bool) string {
 	return strings.Join(words, " ")
 }
 
-// Plan says what an action would do.
+// Plan is the effect that an action would have.
 type Plan struct {
 	Action    Action    `json:"action"`
 	Filter    Filter    `json:"filter"`
@@ -132,7 +132,7 @@ type Plan struct {
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
-// frozen is what a token holds.
+// frozen is the content of a token.
 type frozen struct {
 	Action  Action    `json:"a"`
 	Filter  Filter    `json:"f"`
@@ -206,7 +206,7 @@ const (
 	mostRunning = 4                  // actions of a server at a time
 )
 
-// Config has what a Runner needs. All are required.
+// Config has the settings of a Runner. All are required.
 type Config struct {
 	Redis    redis.UniversalClient
 	Store    storage.Store

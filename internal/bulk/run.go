@@ -83,7 +83,7 @@ func (r *Runner) Get(ctx context.Context, tenant, id string) (State, error) {
 	}
 	mine, err := r.take(ctx, tenant, id)
 	if err == nil && mine {
-		s, _, err = r.read(ctx, tenant, id) // nobody else writes it now
+		s, _, err = r.read(ctx, tenant, id) // no other process writes it now
 	}
 	if err != nil || !mine || s.Status == Ended {
 		r.running.Release(1)
@@ -116,7 +116,7 @@ func (r *Runner) read(ctx context.Context, tenant, id string) (s saved, held boo
 	return s, until > now.UnixMilli(), nil
 }
 
-// take takes the lease of an action that nobody holds.
+// take takes the free lease of an action.
 func (r *Runner) take(ctx context.Context, tenant, id string) (bool, error) {
 	n, err := stepScript.Run(ctx, r.Redis, []string{keyOf(tenant, id)}, r.owner, leaseFor.Milliseconds(), int(KeptFor.Seconds()), "", "").Int()
 	if err != nil {
@@ -291,7 +291,7 @@ func (r *Runner) cancelPage(ctx context.Context, tenant string, s *saved, skip b
 // each changes tasks in parallel and counts them. Its error is the first that may pass.
 func (s *saved) each(ctx context.Context, ids []string, skip bool, change func(context.Context, string) (bool, error)) error {
 	var changed, unchanged atomic.Int64
-	var g errgroup.Group // one that fails does not stop the others
+	var g errgroup.Group // a failure does not stop the others
 	g.SetLimit(atOnce)
 	for _, id := range ids {
 		g.Go(func() error {

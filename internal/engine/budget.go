@@ -101,7 +101,7 @@ func (e *Engine) refreshCaps(ctx context.Context) {
 	}
 }
 
-// planOf returns what the next call of a task must reserve.
+// planOf returns the reservation of the next call of a task.
 func (e *Engine) planOf(ctx context.Context, j *job) (budget.Plan, error) {
 	caps, err := e.budgets.current(ctx)
 	if err != nil || len(caps) == 0 {

@@ -64,16 +64,18 @@ type Call struct {
 	j      *job
 }
 
-// Send makes one call that costs at most most neurons: it acquires a permit from the gate, counts the call and runs send,
-// which sends one request. The context of send ends only with the kind's time limit.
+// Send makes one call, whose price is at most the given number of neurons: it acquires a
+// permit from the gate, counts the call and runs send, which sends one request. The context
+// of send ends only with the kind's time limit.
 func (c *Call) Send(ctx context.Context, most float64, send func(context.Context) (workersai.Meta, error)) error {
 	c.j.setMost(most)
 	return c.j.call(ctx, send)
 }
 
-// Coalesce sends texts of the task, which cost at most most neurons, in one call, together
-// with those of other tasks of the same model, lane and options. It returns one answer per text. send makes the call for any
-// of these tasks, so it may depend on the model and the options only.
+// Coalesce sends texts of the task, whose price is at most the given number of neurons, in
+// one call, together with those of other tasks of the same model, lane and options. It
+// returns one answer per text. send makes the call for any of these tasks, so it may depend
+// on the model and the options only.
 func Coalesce[T any](ctx context.Context, c *Call, options string, texts []string, most float64, send func(context.Context, []string) ([]T, workersai.Meta, error)) ([]T, error) {
 	c.j.setMost(most)
 	plan, err := c.j.withinBudget(ctx)

@@ -35,7 +35,7 @@ func (e *Engine) endWaiting(ctx context.Context, t tasks.Task, raw []byte, f *ta
 	return e.cleanUp(ctx, j)
 }
 
-// onBeat does what goes with each heartbeat.
+// onBeat runs with each heartbeat.
 func (e *Engine) onBeat(ctx context.Context) {
 	e.releaseLate(ctx)
 	e.stopCancelled(ctx)

@@ -164,7 +164,7 @@ type lateReleases struct {
 	tasks map[string]*taskstate.Counters
 }
 
-// mostLate bounds the late releases. The task of one that is dropped waits until this
+// mostLate bounds the late releases. The task of a dropped release waits until this
 // process takes it again or ends.
 const mostLate = 10_000
 

@@ -59,7 +59,7 @@ func (s *sharedEnds) flush() {
 	}
 }
 
-// close writes what is left and waits for running writes.
+// close writes the rest and waits for running writes.
 func (s *sharedEnds) close() {
 	s.mu.Lock()
 	stopped := s.timer != nil && s.timer.Stop()

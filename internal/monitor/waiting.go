@@ -162,7 +162,7 @@ func (m *Monitor) gateOf(ctx context.Context, g *gate.Gate, t tasks.Info, w *Wai
 	if forecast.Closed > 0 {
 		w.Until = time.Now().Add(forecast.Closed)
 	}
-	if w.Missing || w.Workers != "" { // a worker is what it waits for; when one is free nobody knows
+	if w.Missing || w.Workers != "" { // it waits for a worker; when one is free is unknown
 		w.Turn = 0
 	}
 	return nil
@@ -174,9 +174,9 @@ type Forecast struct {
 	Reason string        // empty when the gate is free
 	Code   string        // stable code of the reason; may be empty
 	Do     string        // what a person can do; may be empty
-	Wait   time.Duration // expected wait from now; 0 when the gate is free or nobody knows
+	Wait   time.Duration // expected wait from now; 0 when the gate is free or that is unknown
 	Closed time.Duration // the gate is certainly closed for so long; 0 when it is open
-	Shut   bool          // nobody knows when the gate opens: a person must act
+	Shut   bool          // it is unknown when the gate opens: a person must act
 }
 
 // ForecastOf asks the gates of a model and of the account how long a task waits that has

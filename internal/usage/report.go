@@ -20,7 +20,7 @@ const ByDay Dimension = "day"
 // MostDays is the most days of a report.
 const MostDays = int(KeptFor / (24 * time.Hour))
 
-// Query selects what a report has.
+// Query selects the content of a report.
 type Query struct {
 	Tenant string    // only this tenant; empty means all
 	Last   string    // the last day; empty means today
@@ -50,7 +50,7 @@ type Figures struct {
 	Unsettled int     `json:"unsettled" doc:"Calls that may have been billed, at a price that is not known: a worker or connection broke."`
 }
 
-// Forecast is what a day will have cost at its end.
+// Forecast is the cost of a day at its end.
 type Forecast struct {
 	Day     string  `json:"day"`
 	Neurons float64 `json:"neurons" doc:"So far, and to the end of the day at the pace of the last hour."`
@@ -61,7 +61,7 @@ func figures(value string, s Sum) Figures {
 	return Figures{Value: value, Neurons: s.Neurons(), Dollars: s.Dollars(), Tasks: s.Tasks, Calls: s.Calls, Unsettled: s.Unsettled}
 }
 
-// dates returns the days of a query, or what is wrong with it.
+// dates returns the days of a query, or its faults.
 func (q *Query) dates(now time.Time) ([]string, error) {
 	last := now.UTC()
 	if q.Last != "" {

@@ -20,7 +20,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// The prices of Workers AI. The free allocation begins anew at 00:00 UTC.
+// The prices of Workers AI. The next free allocation begins at 00:00 UTC.
 const (
 	DollarsPerNeuron = 0.011 / 1000
 	FreePerDay       = 10_000 // neurons

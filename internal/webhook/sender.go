@@ -44,7 +44,7 @@ type Sender struct {
 	Signers []Signer     // none means that deliveries wait
 	HTTP    *http.Client // nil means one that only connects to public addresses
 	Log     *slog.Logger
-	// OnTry is told the state of a delivery after each try; nil tells nobody.
+	// OnTry is told the state of a delivery after each try; it may be nil.
 	OnTry func(State)
 
 	mu      sync.Mutex

@@ -23,7 +23,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Caller is who sent a request.
+// Caller is the sender of a request.
 type Caller struct {
 	Client *tasks.Client // of the caller's tenant
 	Tenant string
@@ -34,8 +34,8 @@ type Caller struct {
 type Forecast struct {
 	Reason string        // for people; empty when it would start at once
 	Code   string        // of package tasks; may be empty
-	Wait   time.Duration // 0 when it would start at once or when nobody knows
-	Shut   bool          // nobody knows when it could start: a person must act
+	Wait   time.Duration // 0 when it would start at once or when that is unknown
+	Shut   bool          // it is unknown when it could start: a person must act
 }
 
 // Progress is the state of a task, and how long it still waits.
@@ -50,7 +50,7 @@ type Progress struct {
 type Config struct {
 	Redis redis.UniversalClient
 	Store storage.Store
-	// Caller returns who sent a request. Its error is an *openai.Error for the client.
+	// Caller returns the sender of a request. Its error is an *openai.Error for the client.
 	Caller   func(r *http.Request) (Caller, error)
 	Forecast func(ctx context.Context, kind tasks.Kind, model string) (Forecast, error)
 	Progress func(ctx context.Context, c *tasks.Client, id string) (Progress, error)

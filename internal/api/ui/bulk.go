@@ -13,7 +13,7 @@ import (
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
-// planData is what an action would do, for the page that asks for a confirmation.
+// planData is the plan of an action, for the page that asks for a confirmation.
 type planData struct {
 	bulk.Plan
 	Back string // where the filter came from

@@ -161,7 +161,7 @@ func (d usageData) Spans() []chip {
 	return chips
 }
 
-// Groups are what the rows can be.
+// Groups are the kinds of rows.
 func (d usageData) Groups() []chip {
 	names := []usage.Dimension{usage.ByModel, usage.ByKey, usage.ByBatch, usage.BySchedule, usage.ByDay}
 	if d.Whole {
