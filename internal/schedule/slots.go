@@ -64,24 +64,27 @@ type Slot struct {
 
 // Next returns the next n slots of all entries after t, in order of time.
 func Next(entries []Entry, t time.Time, n int) []Slot {
-	var runs []Slot
-	next := make([]time.Time, len(entries))
-	for i, e := range entries {
-		next[i] = e.Next(t)
+	type coming struct {
+		Entry
+		at time.Time // zero when the entry has no slot any more
 	}
+	var all []*coming
+	for _, e := range entries {
+		all = append(all, &coming{e, e.Next(t)})
+	}
+	var runs []Slot
 	for len(runs) < n {
-		soonest := -1
-		for i, at := range next {
-			if !at.IsZero() && (soonest < 0 || at.Before(next[soonest])) {
-				soonest = i
+		var soonest *coming
+		for _, c := range all {
+			if !c.at.IsZero() && (soonest == nil || c.at.Before(soonest.at)) {
+				soonest = c
 			}
 		}
-		if soonest < 0 {
+		if soonest == nil {
 			break
 		}
-		e := entries[soonest]
-		runs = append(runs, Slot{e.Name, next[soonest].In(e.zone), e.zone.String(), string(e.Kind)})
-		next[soonest] = e.Next(next[soonest])
+		runs = append(runs, Slot{soonest.Name, soonest.at.In(soonest.zone), soonest.zone.String(), string(soonest.Kind)})
+		soonest.at = soonest.Next(soonest.at)
 	}
 	return runs
 }
