@@ -58,6 +58,7 @@ type scheduleAddCmd struct {
 	Payload      string            `placeholder:"JSON" help:"A whole payload, instead of INPUT."`
 	With         map[string]string `placeholder:"FIELD=VALUE" mapsep:"," help:"Other payload fields: --with target_lang=es. A value that is JSON is taken as it is."`
 	File         string            `placeholder:"KEY" help:"Run the lines of this object in the bucket as a batch: in/... or files/... of the tenant's folder, with {{date}} and its like. Lines as for neuronmill batch; with KIND plain text or CSV."`
+	New          string            `placeholder:"PREFIX" help:"Transcribe the new recordings of the bucket under this prefix of the tenant's folder, in/... or files/..., as a batch: each once. For KIND transcription, without INPUT."`
 	Column       string            `placeholder:"NAME" help:"The --file is CSV with a header; this column is the input."`
 	IDColumn     string            `name:"id-column" placeholder:"NAME" help:"The column with the ids."`
 	SkipInvalid  bool              `help:"Run the valid lines of a --file that has others."`
@@ -78,7 +79,8 @@ func (scheduleAddCmd) Help() string {
 		`neuronmill schedule add report text "News of {{date}}" --cron "0 2 * * *"`,
 		`neuronmill schedule add report text "Sum up" --cron @daily --overlap skip`,
 		`neuronmill schedule add hi text Hello --with max_tokens=9 --cron @daily`,
-		`neuronmill schedule add night --file "{{date -1d}}.jsonl" --cron "0 2 * * *"`,
+		`neuronmill schedule add night --file "in/{{date}}.jsonl" --cron @daily`,
+		`neuronmill schedule add calls transcription --new in/calls/ --cron @daily`,
 	) + `
 Texts of the payload may have {{date}}, {{date -1d}} and {{datetime}} of the slot in the time zone, {{slot}} in UTC, and {{name}}. A schedule cannot be changed: remove it and add it again.`
 }
@@ -96,6 +98,9 @@ func (c *scheduleAddCmd) Run(g *globals) error {
 	}
 	if d.File, err = c.file(); err != nil {
 		return app.Usage(err)
+	}
+	if c.New != "" {
+		d.New = &schedule.NewObjects{Prefix: c.New}
 	}
 	if _, err := d.Check(); err != nil {
 		return app.Usage(err)

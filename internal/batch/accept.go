@@ -3,6 +3,7 @@ package batch
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
 	"errors"
@@ -93,7 +94,7 @@ func (b *Batches) Accept(ctx context.Context, id string, src Source, o AcceptOpt
 
 // store writes the segments and, last, the definition.
 func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOptions) (*Batch, error) {
-	w := segmentWriter{b: b, id: id, keep: o.SkipInvalid}
+	w := segmentWriter{b: b, id: id, upload: strings.ToLower(rand.Text()[:8]), keep: o.SkipInvalid}
 	w.group, w.ctx = errgroup.WithContext(ctx)
 	w.group.SetLimit(segmentsAtOnce)
 	report, err := scan(w.ctx, b.Client, src, w.line, w.cut)
@@ -104,31 +105,27 @@ func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOpti
 		err = &InvalidError{report}
 	}
 	if err != nil {
-		b.removeSegments(id, w.segments)
+		w.remove()
 		return nil, err
 	}
 	d := &Batch{
-		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Segments: w.segments,
+		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Segments: w.segments, Upload: w.upload,
 		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, Schedule: o.Schedule, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput, AutoStop: o.AutoStop,
 	}
 	if o.Deadline.IsZero() {
 		d.Deadline = time.Time{}
 	}
-	return d, b.create(ctx, b.key(id, "batch.json"), d)
-}
-
-// removeSegments removes the segments of a file that was not accepted. The next attempt
-// overwrites what remains.
-func (b *Batches) removeSegments(id string, segments int) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	keys := make([]string, segments)
-	for n := range keys {
-		keys[n] = b.segmentKey(id, n)
+	if err := b.create(ctx, b.key(id, "batch.json"), d); err != nil {
+		if errors.Is(err, storage.ErrNotWritten) {
+			w.remove() // otherwise the definition may be there, and needs them
+		}
+		return nil, err
 	}
-	if err := storage.DeleteMany(ctx, b.Store, keys); err != nil {
-		b.Log.Warn("segments of a refused batch stay in the bucket", "batch", id, "error", err)
+	first, err := b.Get(ctx, id)
+	if err == nil && first.Upload != w.upload {
+		w.remove() // another attempt was faster
 	}
+	return first, err
 }
 
 // record is a line in a segment.
@@ -145,9 +142,10 @@ type record struct {
 
 // segmentWriter writes lines into segments.
 type segmentWriter struct {
-	b    *Batches
-	id   string
-	keep bool // invalid lines are kept, as failed ones
+	b      *Batches
+	id     string
+	upload string // random, so that attempts at the same time do not touch each other's segments
+	keep   bool   // invalid lines are kept, as failed ones
 
 	ctx      context.Context // of the group
 	group    *errgroup.Group
@@ -178,12 +176,25 @@ func (w *segmentWriter) line(l *Line, chunk int) error {
 	return nil
 }
 
+// remove removes the segments of an attempt that made no batch.
+func (w *segmentWriter) remove() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	keys := make([]string, w.segments)
+	for n := range keys {
+		keys[n] = w.b.segmentKey(w.id, w.upload, n)
+	}
+	if err := storage.DeleteMany(ctx, w.b.Store, keys); err != nil {
+		w.b.Log.Warn("segments of a refused batch stay in the bucket", "batch", w.id, "error", err)
+	}
+}
+
 // cut ends a segment and stores it in the background.
 func (w *segmentWriter) cut() error {
 	if w.broken || len(w.buffer) == 0 {
 		return nil
 	}
-	body, key := w.buffer, w.b.segmentKey(w.id, w.segments)
+	body, key := w.buffer, w.b.segmentKey(w.id, w.upload, w.segments)
 	w.buffer = make([]byte, 0, len(body)+len(body)/8)
 	w.segments++
 	w.group.Go(func() error {
@@ -196,8 +207,8 @@ func (w *segmentWriter) cut() error {
 }
 
 // segment reads the lines of a segment.
-func (b *Batches) segment(ctx context.Context, id string, n int) ([]record, error) {
-	key := b.segmentKey(id, n)
+func (b *Batches) segment(ctx context.Context, d *Batch, n int) ([]record, error) {
+	key := b.segmentKey(d.ID, d.Upload, n)
 	body, err := objects.Read(ctx, b.Store, key)
 	if err != nil {
 		return nil, err

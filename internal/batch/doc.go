@@ -14,8 +14,8 @@
 //
 // Objects of a batch, below <tenant>/batches/<id>/:
 //
-//	batch.json              the definition, create-only, written after all segments
-//	segments/00000007.jsonl the lines of a segment
+//	batch.json              the definition with its upload, create-only, written after all segments
+//	segments/<upload>/00000007.jsonl the lines of a segment; each attempt has an upload of its own
 //	shards/0/00000007.jsonl the output of a segment in a round, create-only
 //	rounds/1.json           a retry of the lines that failed in the round before
 //	cancel/0.json           a person cancelled the round

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"regexp"
 	"time"
 
@@ -54,6 +55,7 @@ type Batch struct {
 	Lines     int               `json:"lines"`
 	Invalid   int               `json:"invalid,omitempty"` // lines that failed validation and are not run
 	Segments  int               `json:"segments"`
+	Upload    string            `json:"upload,omitempty"` // of the attempt that stored the segments
 	Demands   []*Demand         `json:"demands"`
 	Deadline  time.Time         `json:"deadline,omitzero"` // lines that have not run by then fail; zero means none
 	Metadata  map[string]string `json:"metadata,omitempty"`
@@ -126,8 +128,10 @@ func (b *Batches) pendingKey(id string) string { return b.root() + "pending/" + 
 // OutputKey returns the key of the output of a batch that workers drove.
 func (b *Batches) OutputKey(id string) string { return b.key(id, "output.jsonl") }
 
-func (b *Batches) segmentKey(id string, n int) string {
-	return b.key(id, fmt.Sprintf("segments/%08d.jsonl", n))
+// segmentKey returns the key of a segment. upload is that of the definition; earlier versions
+// have none.
+func (b *Batches) segmentKey(id, upload string, n int) string {
+	return b.key(id, path.Join("segments", upload, fmt.Sprintf("%08d.jsonl", n)))
 }
 
 func (b *Batches) shardKey(id string, round, n int) string {

@@ -99,11 +99,15 @@ type Answered struct {
 // Answers yields the lines of a batch with their output, as Lines yields the output. A line
 // is valid until the next one.
 func (b *Batches) Answers(ctx context.Context, id string, yield func(*Answered) error) (Counts, error) {
+	d, err := b.Get(ctx, id)
+	if err != nil {
+		return Counts{}, err
+	}
 	var records []record
 	segment := 0
 	return b.Lines(ctx, id, func(line []byte) (err error) {
 		if len(records) == 0 {
-			if records, err = b.segment(ctx, id, segment); err != nil {
+			if records, err = b.segment(ctx, d, segment); err != nil {
 				return err
 			}
 			segment++

@@ -103,7 +103,7 @@ func (s *openSegment) load(ctx context.Context) error {
 	}
 	var records []record
 	err := d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
-		records, err = d.segment(ctx, d.batch.ID, s.n)
+		records, err = d.segment(ctx, d.batch, s.n)
 		return err
 	})
 	if err != nil {

@@ -21,6 +21,7 @@ type Definition struct {
 	TimeZone string            `json:"time_zone,omitempty" yaml:"time_zone" maxLength:"64" doc:"IANA name such as Europe/Berlin; UTC by default."`
 	Kind     tasks.Kind        `json:"kind,omitempty" yaml:"kind" doc:"Kind of the task, or of the lines of a file that are plain text or CSV."`
 	Payload  map[string]any    `json:"payload,omitempty" yaml:"payload" doc:"The task's input. Texts may have {{date}}, {{date -1d}}, {{datetime}}, {{slot}} and {{name}}. With a file of plain lines, their other fields."`
+	New      *NewObjects       `json:"new,omitempty" yaml:"new" doc:"Transcribe the new recordings under a prefix of the bucket as a batch, instead of one task: each object once."`
 	File     *File             `json:"file,omitempty" yaml:"file" doc:"Run the lines of a file in the bucket as a batch, instead of one task."`
 	Lane     tasks.Lane        `json:"lane,omitempty" yaml:"lane" enum:"interactive,bulk" doc:"bulk by default."`
 	Model    string            `json:"model,omitempty" yaml:"model" maxLength:"200" doc:"Instead of the kind's default model."`
@@ -143,10 +144,17 @@ func (p *problems) policies(e *Entry) {
 	e.reach = max(e.reach, onTime)
 }
 
-// work checks the task of a slot, or its file.
+// work checks the task of a slot, its file, or its prefix of new objects.
 func (p *problems) work(e Entry) {
-	if e.File != nil {
+	switch {
+	case e.File != nil && e.New != nil:
+		p.add("new", "is instead of a file: leave one of them out")
+		return
+	case e.File != nil:
 		p.file(e)
+		return
+	case e.New != nil:
+		p.fresh(e)
 		return
 	}
 	if e.Lane != tasks.Bulk && e.Lane != tasks.Interactive {
@@ -157,6 +165,11 @@ func (p *problems) work(e Entry) {
 	if err == nil {
 		err = tasks.Check(payload, e.options()...)
 	}
+	p.payload(err)
+}
+
+// payload adds the faults of a payload and its options.
+func (p *problems) payload(err error) {
 	invalid, ok := errors.AsType[tasks.ValidationError](err)
 	switch {
 	case ok:

@@ -65,7 +65,7 @@ func (d *dispatcher) dispatch(ctx context.Context, e Entry, slot time.Time, manu
 	if err := runs.put(ctx, r); err != nil {
 		return r, err
 	}
-	d.prune(ctx, refs)
+	d.prune(ctx, e, refs)
 	return r, nil
 }
 
@@ -104,14 +104,18 @@ func (d *dispatcher) submit(ctx context.Context, e Entry, runs ledger, refs []sl
 			return r, nil
 		}
 	}
-	if e.File != nil {
-		r, err := d.submitFile(ctx, e, r, deadline)
-		if r.Status == Refused {
-			log.Error("slot given up: its file is refused", "reason", r.Reason)
-		}
-		return r, err
+	switch {
+	case e.File != nil:
+		r, err = d.submitFile(ctx, e, r, deadline)
+	case e.New != nil:
+		r, err = d.submitNew(ctx, e, runs, refs, r, deadline)
+	default:
+		return d.submitTask(ctx, e, r, deadline)
 	}
-	return d.submitTask(ctx, e, r, deadline)
+	if r.Status == Refused {
+		log.Error("slot given up: its lines are refused", "reason", r.Reason)
+	}
+	return r, err
 }
 
 // submitTask enqueues the task of a slot. An error means that the slot must be tried again.
@@ -207,13 +211,16 @@ func (d *dispatcher) before(ctx context.Context, runs ledger, refs []slotRef, r 
 }
 
 // prune deletes the oldest runs beyond those that are kept.
-func (d *dispatcher) prune(ctx context.Context, refs []slotRef) {
+func (d *dispatcher) prune(ctx context.Context, e Entry, refs []slotRef) {
 	if len(refs) <= KeptRuns {
 		return
 	}
 	keys := make([]string, 0, len(refs)-KeptRuns)
 	for _, ref := range refs[KeptRuns:] {
 		keys = append(keys, ref.key)
+		if e.New != nil {
+			keys = append(keys, d.freshKey(e, foundName(ref.slot, ref.manual)))
+		}
 	}
 	if err := storage.DeleteMany(ctx, d.store, keys); err != nil {
 		d.log.Debug("old runs stay in the bucket until the next slot", "error", err)

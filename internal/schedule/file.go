@@ -31,18 +31,12 @@ var folders = []string{"in/", "files/"}
 
 // file checks the file of a definition.
 func (p *problems) file(e Entry) {
-	for field, value := range map[string]string{"webhook": e.Webhook, "lane": string(e.Lane)} {
-		if value != "" && value != string(tasks.Bulk) {
-			p.add(field, "is not for a file: its lines run as a batch, in the lane bulk")
-		}
-	}
-	key, err := e.fileKey(time.Now())
-	switch {
-	case err != nil:
+	p.onlyBulk(e)
+	key, err := e.fillText(e.File.Key, time.Now())
+	if err != nil {
 		p.add("file.key", "%v", err)
-	case !strings.HasPrefix(key, folders[0]) && !strings.HasPrefix(key, folders[1]), strings.Contains(key, ".."):
-		p.add("file.key", "wants the name of an object in the tenant's folder that begins with in/ or files/")
 	}
+	p.inFolder("file.key", key)
 	if _, err := e.fileForm(time.Now(), key); err != nil {
 		invalid, _ := errors.AsType[tasks.ValidationError](err)
 		for _, one := range invalid {
@@ -60,13 +54,20 @@ func (p *problems) file(e Entry) {
 	}
 }
 
-// fileKey returns the key of a slot's file in the tenant's folder.
-func (e Entry) fileKey(slot time.Time) (string, error) {
-	key, err := e.fill(e.File.Key, slot)
-	if err != nil {
-		return "", err
+// onlyBulk refuses the settings of a task that a batch does not have.
+func (p *problems) onlyBulk(e Entry) {
+	for field, value := range map[string]string{"webhook": e.Webhook, "lane": string(e.Lane)} {
+		if value != "" && value != string(tasks.Bulk) {
+			p.add(field, "is not for a batch: its lines run in the lane bulk")
+		}
 	}
-	return fmt.Sprint(key), nil
+}
+
+// inFolder checks a key or a prefix in the tenant's folder.
+func (p *problems) inFolder(field, key string) {
+	if !strings.HasPrefix(key, folders[0]) && !strings.HasPrefix(key, folders[1]) || strings.Contains(key, "..") {
+		p.add(field, "is in the tenant's folder: it begins with in/ or files/")
+	}
 }
 
 // fileForm returns the format of a slot's file.
@@ -93,7 +94,7 @@ func (e Entry) fileForm(slot time.Time, key string) (batch.Format, error) {
 // submitFile makes the batch of a slot, under an id that follows from the slot. Its error
 // means that the slot must be tried again.
 func (d *dispatcher) submitFile(ctx context.Context, e Entry, r Run, deadline time.Time) (Run, error) {
-	key, err := e.fileKey(r.Slot)
+	key, err := e.fillText(e.File.Key, r.Slot)
 	if err != nil {
 		return refuse(r, err), nil
 	}
@@ -101,25 +102,35 @@ func (d *dispatcher) submitFile(ctx context.Context, e Entry, r Run, deadline ti
 	if err != nil {
 		return refuse(r, err), nil
 	}
-	options := batch.AcceptOptions{ByWorkers: true, Deadline: deadline, Metadata: e.Metadata, SkipInvalid: e.File.SkipInvalid, Schedule: e.Name}
-	_ = options.AutoStop.UnmarshalText([]byte(e.File.AutoStop)) // Check has read it
+	o := batch.AcceptOptions{Deadline: deadline, SkipInvalid: e.File.SkipInvalid}
+	_ = o.AutoStop.UnmarshalText([]byte(e.File.AutoStop)) // Check has read it
 	object := d.tenant + "/" + key
-	src := batch.Source{Name: key, Format: format, Open: func() (io.ReadCloser, error) { return d.store.Get(ctx, object) }}
+	return d.accept(ctx, e, r, batch.Source{Name: key, Format: format, Open: func() (io.ReadCloser, error) {
+		body, err := d.store.Get(ctx, object)
+		if errors.Is(err, storage.ErrNotFound) {
+			err = fmt.Errorf("there is no object %s: %w", object, err)
+		}
+		return body, err
+	}}, o)
+}
+
+// accept makes the batch of a slot under an id that follows from the slot. Its error means
+// that the slot must be tried again.
+func (d *dispatcher) accept(ctx context.Context, e Entry, r Run, src batch.Source, o batch.AcceptOptions) (Run, error) {
+	o.ByWorkers, o.Metadata, o.Schedule = true, e.Metadata, e.Name
 	id := d.batches.KeyedID("schedule " + e.Name + " " + r.Slot.UTC().Format(time.RFC3339))
-	accepted, err := d.batches.Accept(ctx, id, src, options)
+	accepted, err := d.batches.Accept(ctx, id, src, o)
 	invalid, refused := errors.AsType[*batch.InvalidError](err)
 	switch {
 	case err == nil:
 		r.Status, r.Batch = Running, accepted.ID
 		d.log.Info("slot submitted", "schedule", e.Name, "slot", r.Slot, "batch", accepted.ID, "lines", accepted.Lines)
-	case errors.Is(err, storage.ErrNotFound):
-		r = refuse(r, fmt.Errorf("there is no object %s", object))
-	case errors.Is(err, batch.ErrEmpty):
-		r = refuse(r, fmt.Errorf("%s has no lines", object))
+	case errors.Is(err, storage.ErrNotFound), errors.Is(err, batch.ErrEmpty):
+		r = refuse(r, fmt.Errorf("%s: %w", src.Name, err))
 	case refused && len(invalid.Report.Problems) > 0:
-		r = refuse(r, fmt.Errorf("%w: %w", err, &invalid.Report.Problems[0]))
+		r = refuse(r, fmt.Errorf("%s: %w: %w", src.Name, err, &invalid.Report.Problems[0]))
 	default:
-		return r, fmt.Errorf("submit %s: %w", object, err)
+		return r, fmt.Errorf("submit %s: %w", src.Name, err)
 	}
 	return r, nil
 }

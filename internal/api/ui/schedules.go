@@ -40,7 +40,7 @@ func (v scheduleView) State() string {
 
 // Does names what a run is: a task of a kind, or a batch.
 func (v scheduleView) Does() string {
-	if v.File != nil {
+	if v.File != nil || v.New != nil {
 		return "batch"
 	}
 	return string(v.Kind)
