@@ -84,7 +84,7 @@ func Open(ctx context.Context, s Settings, allowUnknown bool, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	client := tasks.NewClient(tasks.Config{Redis: r, Store: store, AllowUnknownModel: allowUnknown})
+	client := tasks.NewClient(tasks.Config{Redis: r.UniversalClient, Store: store, AllowUnknownModel: allowUnknown})
 	stack := &Stack{Redis: r, Store: store, Bucket: bucket, Client: client}
 	if r.empty {
 		stack.stopRebuild = rebuild(ctx, client, log)

@@ -13,7 +13,6 @@ import (
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/internal/embedded"
 	"github.com/neuronmill/neuronmill/internal/realtest"
-	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/worker"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
@@ -32,16 +31,23 @@ var silent = slog.New(slog.DiscardHandler)
 func through(t *testing.T, url string) {
 	t.Helper()
 	settings := app.Settings{RedisURL: url, DataDir: t.TempDir()}
-	r, err := app.OpenRedis(t.Context(), settings, silent)
+	stack, err := app.Open(t.Context(), settings, false, silent)
 	require.NoError(t, err)
-	defer r.Close()
-	store := storage.NewMemory()
-	stack := &app.Stack{Redis: r, Store: store, Client: tasks.NewClient(tasks.Config{Redis: r, Store: store})}
+	defer stack.Close()
+	queued, err := stack.Client.Enqueue(t.Context(), tasks.Text{Prompt: "before there is a worker"})
+	require.NoError(t, err)
+	info, err := stack.Client.Get(t.Context(), queued.ID)
+	require.NoError(t, err)
+	require.Equal(t, "pending", info.State)
+	listed, err := stack.Client.List(t.Context(), tasks.ListFilter{})
+	require.NoError(t, err)
+	require.Len(t, listed, 1)
 	worker, err := stack.Worker(settings, workersaitest.New(workersaitest.Options{}).Client(), worker.Config{}, silent)
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx) }()
+	defer func() { stop(); require.NoError(t, <-done) }() // before Redis is closed, also when the test fails
 	requests := []tasks.Request{
 		{Payload: tasks.Text{Prompt: "hi"}},
 		{Payload: tasks.Embedding{Texts: []string{"a"}}, Options: []tasks.Option{tasks.WithLane(tasks.Bulk)}},
@@ -57,8 +63,6 @@ func through(t *testing.T, url string) {
 	}
 	_, err = stack.Client.List(t.Context(), tasks.ListFilter{})
 	require.NoError(t, err)
-	stop()
-	require.NoError(t, <-done)
 }
 
 func TestTasksRunOnASingleRedis(t *testing.T) {
