@@ -115,11 +115,13 @@ func (f *fleet) live(ctx context.Context, s *slot) error {
 }
 
 // ended checks a worker that ended by itself. That is allowed only at its start, with a
-// message that a server is unreachable.
+// message that a server is unreachable. A worker that was stopped while it started finds its
+// time for that over when it continues.
 func (f *fleet) ended(w *worker) {
 	f.j.note("worker ended", fmt.Sprintf("%d: %s", w.number, w.cmd.ProcessState))
-	if code := w.cmd.ProcessState.ExitCode(); time.Since(w.started) > 15*time.Second || code != 1 && code != 2 {
-		f.complain("worker %d ended by itself after %s: %s", w.number, time.Since(w.started).Round(time.Second), w.cmd.ProcessState)
+	ran := time.Since(w.started) - w.frozen.To.Sub(w.frozen.From)
+	if code := w.cmd.ProcessState.ExitCode(); ran > 15*time.Second || code != 1 && code != 2 {
+		f.complain("worker %d ended by itself after it ran for %s: %s", w.number, ran.Round(time.Second), w.cmd.ProcessState)
 	}
 }
 
