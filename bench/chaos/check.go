@@ -405,7 +405,7 @@ func (r *run) judgeObjects(ctx context.Context, v *verdict, o *outside) error {
 				v.wrong = append(v.wrong, why)
 			}
 		case ended && (file == "result.json" || file == "task.json" || strings.HasPrefix(file, "input.")):
-		case strings.HasPrefix(file, "input.") && forgotten[id]: // only Redis knew which task had this input
+		case forgotten[id] && (!ended || strings.HasPrefix(file, "input.")): // only Redis knew the task: nobody can know of its input and its checkpoints
 		case o.ends[dead].Status == tasks.Failed: // its entry in the list of dead letters
 		default:
 			v.litter = append(v.litter, info.Key)
