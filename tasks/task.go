@@ -65,7 +65,7 @@ type Task struct {
 	// RecoveredAt is when the task was put back from its pending record after Redis lost
 	// it.
 	RecoveredAt time.Time `json:"recovered_at,omitzero"`
-	// Redis identifies the Redis instance that accepted the task, see package replid. It
+	// Redis names the memory of the Redis that accepted the task, see package replid. It
 	// is empty if that is unknown or if the task may have run before. Only the queued
 	// form has it.
 	Redis     string `json:"redis,omitempty"`

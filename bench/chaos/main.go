@@ -3,7 +3,6 @@
 // For a given time it kills workers, Redis and connections at random. Then it ends all
 // faults and waits until the system is idle. It checks from outside that each task was
 // kept and has one result, and that every extra paid call is explained by a fault.
-// none has two results, and none was paid for more often than a crash explains.
 //
 //	go run -C bench/chaos . --for 5m
 package main
