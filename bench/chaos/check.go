@@ -433,22 +433,12 @@ func whole(ctx context.Context, o *outside, a tasks.Artefact) string {
 
 // judgeKeys checks that Redis keeps only expiring keys of ended tasks.
 func (r *run) judgeKeys(ctx context.Context, v *verdict, o *outside) error {
-	keys := o.redis.Scan(ctx, 0, "*", 1000).Iterator()
-	for keys.Next(ctx) {
-		key := keys.Val()
-		ofTask := strings.Contains(key, "}:t:") || strings.HasPrefix(key, "neuronmill:task:") || strings.HasPrefix(key, "neuronmill:parked:")
-		if !ofTask {
-			continue
-		}
-		ttl, err := o.redis.TTL(ctx, key).Result()
-		if err != nil {
-			return err
-		}
-		if ttl < 0 {
-			v.litter = append(v.litter, "redis "+key)
-		}
+	keys, err := o.endless(ctx)
+	for _, key := range keys {
+		fields, _ := o.redis.HGetAll(ctx, key).Result() // evidence; other types have none
+		v.litter = append(v.litter, fmt.Sprintf("redis %s %q", key, fields))
 	}
-	return keys.Err()
+	return err
 }
 
 func (o order) String() string {

@@ -80,6 +80,13 @@ func (o *outside) restless(ctx context.Context, orders []*order) (string, error)
 	if records > 0 {
 		left = append(left, fmt.Sprintf("%d pending records", records))
 	}
+	keys, err := o.endless(ctx)
+	if err != nil {
+		return "", err
+	}
+	if len(keys) > 0 {
+		left = append(left, fmt.Sprintf("%d keys of tasks", len(keys)))
+	}
 	if err := o.readResults(ctx); err != nil {
 		return "", err
 	}
@@ -93,6 +100,26 @@ func (o *outside) restless(ctx context.Context, orders []*order) (string, error)
 		left = append(left, fmt.Sprintf("%d results missing", missing))
 	}
 	return strings.Join(left, ", "), nil
+}
+
+// endless returns the keys of tasks in Redis that do not expire.
+func (o *outside) endless(ctx context.Context) ([]string, error) {
+	var endless []string
+	keys := o.redis.Scan(ctx, 0, "*", 1000).Iterator()
+	for keys.Next(ctx) {
+		key := keys.Val()
+		if !strings.Contains(key, "}:t:") && !strings.HasPrefix(key, "neuronmill:task:") && !strings.HasPrefix(key, "neuronmill:parked:") {
+			continue
+		}
+		ttl, err := o.redis.TTL(ctx, key).Result()
+		if err != nil {
+			return nil, err
+		}
+		if ttl == -1 {
+			endless = append(endless, key)
+		}
+	}
+	return endless, keys.Err()
 }
 
 // wait returns once the system is idle. After the time limit it returns an error that

@@ -321,3 +321,28 @@ func TestAClosedAccountDefersOnlyWhatItRefused(t *testing.T) {
 		}
 	})
 }
+
+// Redis loses the end of what it wrote when its machine dies. A task can then be in no list
+// of its queue, where no worker would find it and nothing would remove it.
+func TestATaskInNoListOfItsQueueIsFound(t *testing.T) {
+	t.Parallel()
+	alone(t, func(t *testing.T, r *rig) {
+		waiting := r.enqueue(tasks.Text{Prompt: "waiting"}, tasks.WithDurability(tasks.InRedis))
+		require.NoError(t, r.redis.LRem(t.Context(), textQueue+"pending", 1, waiting).Err())
+		left := r.enqueue(tasks.Text{Prompt: "completed"})
+		message := r.redis.HGetAll(t.Context(), textQueue+"t:"+left).Val()
+		r.work()
+		require.Equal(t, tasks.Completed, r.wait(waiting).Status)
+		require.Equal(t, tasks.Completed, r.wait(left).Status)
+
+		calls := r.sent()
+		require.NoError(t, r.redis.HSet(t.Context(), textQueue+"t:"+left, message).Err())
+		require.NoError(t, r.redis.HSet(t.Context(), textQueue+"t:t_tombstone", "state", "pending", "msg", "x", "ended", 1).Err())
+		require.NoError(t, r.redis.HSet(t.Context(), textQueue+"t:t_half", "state", "active").Err())
+		time.Sleep(2 * time.Minute)
+		for _, id := range []string{left, "t_tombstone", "t_half"} {
+			require.Zero(t, r.redis.Exists(t.Context(), textQueue+"t:"+id).Val(), id)
+		}
+		require.Equal(t, calls, r.sent(), "a completed task is not paid for again")
+	})
+}

@@ -48,10 +48,11 @@ type Config struct {
 // fleet implements the jobs and keeps their state between runs.
 type fleet struct {
 	Config
-	calls   map[string]int    // the gate's call count at the last re-admission, by queue and model
-	passes  map[string]*pass  // of countModels, by queue
-	cursors map[string]uint64 // of the scans of deferred tasks, by key
-	empty   atomic.Int64      // when the queues were last seen to be empty (Unix nanoseconds); 0 when they had tasks
+	calls    map[string]int    // the gate's call count at the last re-admission, by queue and model
+	passes   map[string]*pass  // of countModels, by queue
+	cursors  map[string]uint64 // of the scans of deferred tasks, by key
+	unlisted queue.UnlistedScan
+	empty    atomic.Int64 // when the queues were last seen to be empty (Unix nanoseconds); 0 when they had tasks
 
 	turn   chan struct{} // a lock with support for contexts, for the fields below
 	watch  queue.Watch
@@ -102,6 +103,7 @@ const (
 	expiredEvery = 10 * time.Second
 	censusEvery  = 10 * time.Second
 	listsEvery   = 30 * time.Second
+	scanPause    = 3 * time.Second // between two pages of one scan
 	minutely     = time.Minute
 )
 
@@ -116,6 +118,7 @@ func Jobs(c Config) []Job {
 		{Name: "deferred", Every: readmitEvery, Run: f.readmit},
 		{Name: "models", Every: censusEvery, Run: f.countModels},
 		{Name: "lists", Every: listsEvery, Run: f.repairLists},
+		{Name: "unlisted", Every: minutely, Run: f.requeueUnlisted},
 		{Name: "stranded", Every: minutely, Run: f.returnStranded, Since: c.Presence.SinceBreak},
 		{Name: "archived", Every: minutely, Run: f.endArchived},
 		{Name: "records", Every: minutely, Run: f.reconcile, Since: c.Presence.SinceBreak},
@@ -123,7 +126,7 @@ func Jobs(c Config) []Job {
 	}
 	for i, j := range table {
 		switch j.Name {
-		case "due", "records", "servers": // these have work also when no task is queued
+		case "due", "records", "servers", "unlisted": // these have work also when no task is queued
 		default:
 			table[i].Run = f.unlessEmpty(j.Run)
 		}

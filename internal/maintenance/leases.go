@@ -74,6 +74,19 @@ func (f *fleet) returnStranded(ctx context.Context) (time.Duration, error) {
 	return 0, nil
 }
 
+// requeueUnlisted looks at the next page of Redis' keys for tasks that are in no list of
+// their queue, and requeues them. The worker that takes one acknowledges it if it has ended.
+func (f *fleet) requeueUnlisted(ctx context.Context) (time.Duration, error) {
+	requeued, more, err := f.unlisted.Requeue(ctx, f.Redis, tasks.Queues())
+	for id, state := range requeued {
+		f.Log.Warn("task in no list of its queue put back", "task", id, "state", state)
+	}
+	if more {
+		return scanPause, err
+	}
+	return 0, err
+}
+
 var ownID = regexp.MustCompile(`^t_[a-z0-9_]+$`)
 
 // putAside removes a damaged message from the queue, where it would stop the recovery of
