@@ -55,6 +55,11 @@ func (o owned) in(path string) string {
 	return strings.NewReplacer("{id}", id, "{name}", o.schedule).Replace(path)
 }
 
+// batchFile is a form with the file of a batch of one line.
+const batchFile = "--x\r\nContent-Disposition: form-data; name=purpose\r\n\r\nbatch\r\n" +
+	"--x\r\nContent-Disposition: form-data; name=file; filename=a.jsonl\r\n\r\n" +
+	`{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"bge-m3","input":"x"}}` + "\r\n--x--\r\n"
+
 // furnish gives the tenant of b.key one of each thing.
 func (b *bench) furnish() owned {
 	b.t.Helper()
@@ -69,11 +74,7 @@ func (b *bench) furnish() owned {
 	plan := made(b.call(http.MethodPost, "/v1/actions", `{"action":"cancel","filter":{"kind":"image"}}`), http.StatusOK)["plan"].(map[string]any)
 	run := made(b.call(http.MethodPost, "/v1/actions", `{"token":"`+plan["token"].(string)+`"}`), http.StatusAccepted)["run"].(map[string]any)
 	o.action = run["id"].(string)
-	line := `{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"bge-m3","input":"x"}}`
-	body := "--x\r\nContent-Disposition: form-data; name=purpose\r\n\r\nbatch\r\n" +
-		"--x\r\nContent-Disposition: form-data; name=file; filename=a.jsonl\r\n\r\n" + line + "\r\n--x--\r\n"
-	contentType := "multipart/form-data; boundary=x"
-	o.file = made(b.call(http.MethodPost, "/v1/files", body, "Content-Type: "+contentType), http.StatusOK)["id"].(string)
+	o.file = made(b.call(http.MethodPost, "/v1/files", batchFile, "Content-Type: multipart/form-data; boundary=x"), http.StatusOK)["id"].(string)
 	order := `{"input_file_id":"` + o.file + `","endpoint":"/v1/embeddings","completion_window":"24h"}`
 	o.batch = made(b.call(http.MethodPost, "/v1/batches", order), http.StatusOK)["id"].(string)
 	return o

@@ -25,6 +25,8 @@ type bench struct {
 	store storage.Store
 	url   string
 	key   string // of tenant default, with all scopes; empty on an open server
+
+	transport http.RoundTripper // nil means the default
 }
 
 // newBench starts an open server on loopback.
@@ -99,7 +101,11 @@ func (b *bench) call(method, path, body string, headers ...string) answer {
 
 func (b *bench) do(req *http.Request) answer {
 	b.t.Helper()
-	res, err := http.DefaultTransport.RoundTrip(req)
+	transport := b.transport
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	res, err := transport.RoundTrip(req)
 	require.NoError(b.t, err)
 	defer res.Body.Close()
 	all, err := io.ReadAll(res.Body)
