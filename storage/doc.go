@@ -20,7 +20,8 @@
 // # A store of your own
 //
 // Implement Store, and run the suite of package [storagetest] in its tests. A store that
-// can delete many objects in one request also implements [ManyDeleter].
+// can delete many objects in one request also implements [ManyDeleter], one that can read a
+// part of an object [RangeGetter].
 //
 // [fsstore]: https://pkg.go.dev/github.com/neuronmill/neuronmill/storage/fsstore
 // [s3store]: https://pkg.go.dev/github.com/neuronmill/neuronmill/storage/s3store

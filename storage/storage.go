@@ -42,7 +42,8 @@ type Info struct {
 // Store stores objects by key; keys use "/" between segments. All methods are safe for
 // concurrent use. A reader sees the old object or the new one, never a partial one. Every
 // method reports a missing bucket as ErrNoBucket and refused access as ErrDenied, never
-// as ErrNotFound. A store may also implement ManyDeleter.
+// as ErrNotFound. A store may also implement ManyDeleter and
+// RangeGetter.
 type Store interface {
 	// Put writes body under key and replaces an existing object. It streams the body:
 	// memory use does not depend on the size of the object.

@@ -43,7 +43,9 @@ A line of a file is {"id": "row-17", "kind": "embedding", "input": {"texts": [".
 plain text, or a row of CSV with --column. The output has a line for each line, in the order of the input:
 
   {"id": "row-17", "status": "completed", "output": {...}, "usage": {...}}
-  {"id": "row-18", "status": "failed", "error": {"code": "...", "message": "..."}}`
+  {"id": "row-18", "status": "failed", "error": {"code": "...", "message": "..."}}
+
+Lines with equal kind, model and input are called once, unless --call-each is given. The others have the same output and "usage": {"neurons": 0, "calls": 0, "cached": true}.`
 }
 
 // batchFile is the file of a batch and the form of its lines.
@@ -55,6 +57,7 @@ type batchFile struct {
 	IDColumn          string            `name:"id-column" placeholder:"NAME" help:"The column with the ids; the numbers of the lines when left out."`
 	With              map[string]string `placeholder:"FIELD=VALUE" mapsep:"," help:"Other payload fields of such lines: --with target_lang=es. A value that is JSON is taken as it is."`
 	SkipInvalid       bool              `help:"Run the valid lines of a file that has others; those fail in the output."`
+	CallEach          bool              `help:"Call every line, for pictures or texts that are to differ. Without it, lines with equal kind, model and input are called once."`
 	AllowUnknownModel bool              `help:"Accept a model that neuronmill does not know, or that is withdrawn."`
 }
 
@@ -93,7 +96,7 @@ func (f batchFile) source(g *globals) (src batch.Source, done func(), err error)
 	if f.File == "-" {
 		name = "stdin"
 	}
-	return batch.Source{Name: name, Open: open, Format: format}, done, nil
+	return batch.Source{Name: name, Open: open, Format: format, CallEach: f.CallEach}, done, nil
 }
 
 // spool copies stdin to a temporary file, because a batch reads its input twice.
@@ -150,7 +153,11 @@ func (f batchFile) format() (batch.Format, error) {
 // settings returns the flags that change the lines.
 func (f batchFile) settings() []string {
 	with, _ := json.Marshal(f.With) // in the order of the names
-	return []string{string(f.Kind), f.Model, f.Column, f.IDColumn, string(with), fmt.Sprint(f.SkipInvalid)}
+	settings := []string{string(f.Kind), f.Model, f.Column, f.IDColumn, string(with), fmt.Sprint(f.SkipInvalid)}
+	if f.CallEach {
+		settings = append(settings, "call each")
+	}
+	return settings
 }
 
 // batchLimits end a batch early.
@@ -269,6 +276,9 @@ func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
 	}
 	neurons, unpriced := r.Neurons()
 	text := fmt.Sprintf("%d lines, %d calls, about %.0f neurons ($%.2f beyond the free 10,000 a day, ±40 %%), at least %s", r.Lines-r.Invalid, r.Calls(), neurons, neurons*batch.DollarsPerNeuron, longest.Round(time.Second))
+	if r.Repeated > 0 {
+		text += fmt.Sprintf("; %d lines equal an earlier one and cost nothing", r.Repeated)
+	}
 	if unpriced > 0 {
 		text += fmt.Sprintf("; %d lines have no estimate", unpriced)
 	}

@@ -110,7 +110,7 @@ func (o batchOutput) drive(g *globals, stack *app.Stack, b *batch.Batches, d *ba
 
 // reportEnd prints the end of a batch.
 func reportEnd(g *globals, id string, e *batch.End) error {
-	fmt.Fprintf(g.stderr, "%s: %d completed, %d failed, %s\n", e.Status, e.Completed, e.Failed, cost(e.Neurons))
+	fmt.Fprintf(g.stderr, "%s: %d completed, %d failed, %s\n", e.Status, e.Completed, e.Failed, costs(e.Counts))
 	if e.Why != "" {
 		fmt.Fprintln(g.stderr, "it stopped itself:", e.Why)
 	}
@@ -123,6 +123,14 @@ func reportEnd(g *globals, id string, e *batch.End) error {
 
 func cost(neurons float64) string {
 	return fmt.Sprintf("%.1f neurons ($%.4f)", neurons, neurons*batch.DollarsPerNeuron)
+}
+
+// costs names the cost of a batch, and the lines that cost nothing.
+func costs(c batch.Counts) string {
+	if c.Cached == 0 {
+		return cost(c.Neurons)
+	}
+	return fmt.Sprintf("%s, %d cached", cost(c.Neurons), c.Cached)
 }
 
 // batchProgress shows the progress of a batch.
@@ -144,8 +152,8 @@ func (s *batchProgress) show(p batch.Progress) {
 	if p.Failed > 0 {
 		extra = fmt.Sprintf(", %d failed", p.Failed)
 	}
-	if p.Neurons > 0 {
-		extra += ", " + cost(p.Neurons)
+	if p.Neurons > 0 || p.Cached > 0 {
+		extra += ", " + costs(p.Counts)
 	}
 	s.bar.extra.Store(extra)
 	if p.Why != "" {

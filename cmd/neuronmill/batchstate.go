@@ -61,7 +61,7 @@ func (c *batchStatusCmd) Run(g *globals) error {
 				Failures []*batch.Failures `json:"failures,omitempty"`
 			}{s, failures})
 		}
-		fmt.Fprintf(g.stdout, "%s  %s  %s\n%d of %d lines: %d completed, %d failed, %s\n", s.ID, s.Status, s.Name, s.Completed+s.Failed, s.Lines, s.Completed, s.Failed, cost(s.Neurons))
+		fmt.Fprintf(g.stdout, "%s  %s  %s\n%d of %d lines: %d completed, %d failed, %s\n", s.ID, s.Status, s.Name, s.Completed+s.Failed, s.Lines, s.Completed, s.Failed, costs(s.Counts))
 		switch {
 		case s.Status == batch.Stopped:
 			fmt.Fprintln(g.stdout, "it stopped itself:", s.Why)

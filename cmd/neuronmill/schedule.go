@@ -62,6 +62,7 @@ type scheduleAddCmd struct {
 	Column       string            `placeholder:"NAME" help:"The --file is CSV with a header; this column is the input."`
 	IDColumn     string            `name:"id-column" placeholder:"NAME" help:"The column with the ids."`
 	SkipInvalid  bool              `help:"Run the valid lines of a --file that has others."`
+	CallEach     bool              `help:"Call every line of the --file. Otherwise lines with equal kind, model and input are called once."`
 	AutoStop     string            `placeholder:"LIMIT" help:"End a batch once too many of its lines have failed: \"failed>5%%\"."`
 	Model        string            `placeholder:"ID" help:"Which model; see neuronmill models."`
 	Lane         tasks.Lane        `placeholder:"LANE" help:"interactive or bulk; bulk when left out."`
@@ -120,10 +121,10 @@ func (c *scheduleAddCmd) Run(g *globals) error {
 
 // file returns the file of the flags; nil when there is none.
 func (c *scheduleAddCmd) file() (*schedule.File, error) {
-	f := schedule.File{Key: c.File, Column: c.Column, IDColumn: c.IDColumn, SkipInvalid: c.SkipInvalid, AutoStop: c.AutoStop}
+	f := schedule.File{Key: c.File, Column: c.Column, IDColumn: c.IDColumn, SkipInvalid: c.SkipInvalid, CallEach: c.CallEach, AutoStop: c.AutoStop}
 	switch {
 	case c.File == "" && f != (schedule.File{}):
-		return nil, errors.New("--column, --id-column, --skip-invalid and --auto-stop are for a --file")
+		return nil, errors.New("--column, --id-column, --skip-invalid, --call-each and --auto-stop are for a --file")
 	case c.File == "" && c.Kind == "":
 		return nil, errors.New("give the KIND of the task, or a --file")
 	case c.File != "" && c.Input != "":

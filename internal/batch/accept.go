@@ -109,7 +109,7 @@ func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOpti
 		return nil, err
 	}
 	d := &Batch{
-		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Segments: w.segments, Upload: w.upload,
+		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Repeated: report.Repeated, Segments: w.segments, Upload: w.upload,
 		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, Schedule: o.Schedule, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput, AutoStop: o.AutoStop,
 	}
 	if o.Deadline.IsZero() {
@@ -138,6 +138,9 @@ type record struct {
 	Input  jsontext.Value   `json:"input,omitempty"`
 	Error  *tasks.TaskError `json:"error,omitempty"` // of an invalid line
 	Extra  jsontext.Value   `json:"extra,omitempty"`
+
+	Content digest `json:"d,omitzero"`      // of a valid line; earlier versions have none
+	First   *place `json:"first,omitempty"` // of the line whose output this one gets, which then has no input of its own
 }
 
 // segmentWriter writes lines into segments.
@@ -161,7 +164,10 @@ func (w *segmentWriter) line(l *Line, chunk int) error {
 	if w.broken {
 		return nil
 	}
-	r := record{Number: l.Number, Chunk: chunk, ID: l.ID, Kind: l.Kind, Model: l.Model, Input: l.Input, Extra: l.Extra}
+	r := record{Number: l.Number, Chunk: chunk, ID: l.ID, Kind: l.Kind, Model: l.Model, Input: l.Input, Extra: l.Extra, Content: l.content, First: l.first}
+	if r.First != nil {
+		r.Input = nil
+	}
 	if p := l.Problem; p != nil {
 		r = record{Number: l.Number, Chunk: chunk, ID: l.ID, Error: &tasks.TaskError{Code: p.Code, Message: p.Error()}, Extra: l.Extra}
 		if r.ID == "" {

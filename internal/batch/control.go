@@ -70,6 +70,7 @@ func (b *Batches) readProgress(ctx context.Context, s *State) error {
 	if fields["at"] != "" {
 		s.Completed, _ = strconv.Atoi(fields["completed"])
 		s.Failed, _ = strconv.Atoi(fields["failed"])
+		s.Cached, _ = strconv.Atoi(fields["cached"])
 		s.Neurons, _ = strconv.ParseFloat(fields["neurons"], 64)
 		return nil
 	}
@@ -78,7 +79,7 @@ func (b *Batches) readProgress(ctx context.Context, s *State) error {
 		return err
 	}
 	for n, r := range latest {
-		h, err := b.shardHead(ctx, s.ID, r.round, n)
+		h, _, err := b.shardHead(ctx, s.ID, r.round, n)
 		if err != nil {
 			return err
 		}

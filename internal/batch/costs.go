@@ -94,7 +94,7 @@ func (b *Batches) Costs(ctx context.Context, since time.Time, yield func(ShardCo
 		}
 		var head shardHead
 		if err == nil {
-			head, err = b.shardHead(ctx, id, round, segment)
+			head, _, err = b.shardHead(ctx, id, round, segment)
 		}
 		if errors.Is(err, ErrNotFound) || errors.Is(err, storage.ErrNotFound) {
 			current = nil

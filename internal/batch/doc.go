@@ -12,6 +12,11 @@
 // segment have ended, its output lines are written create-only as a shard. A driver that
 // dies is replaced by another one, which continues at the first segment without a shard.
 //
+// A line that equals an earlier one, within the last repeatWindow different lines, has no
+// chunk: its segment names the place of the first one. Its output is copied from there,
+// out of the shard by the directory in the shard's first line. The shard of a segment is
+// written after those of the segments that its lines repeat.
+//
 // Objects of a batch, below <tenant>/batches/<id>/:
 //
 //	batch.json              the definition with its upload, create-only, written after all segments

@@ -56,6 +56,8 @@ type driver struct {
 
 	latest  map[int]shardRef // by segment
 	mu      sync.Mutex
+	opened  map[int]chan struct{} // by segment; closed when its shard is stored
+	layouts map[place]layout      // of shards, by segment and round
 	counts  Counts
 	seen    Counts // of the lines that this driver has run, see tally
 	tooMany string // why the round stopped itself
@@ -135,7 +137,7 @@ func newDriver(b *Batches, o DriveOptions) *driver {
 	run := &driver{
 		Batches: b, queue: newEnqueuer(b.Client), watch: &watcher{client: b.Client},
 		window: semaphore.NewWeighted(windowUnits), open: semaphore.NewWeighted(openSegments), shards: semaphore.NewWeighted(shardsAtOnce),
-		stop: make(chan struct{}), changed: o.Progress, ended: o.Ended,
+		stop: make(chan struct{}), opened: map[int]chan struct{}{}, changed: o.Progress, ended: o.Ended,
 	}
 	if !o.New {
 		run.safe = time.Now().Add(strayPush)
@@ -273,7 +275,7 @@ func (d *driver) countShards(ctx context.Context) error {
 	g.SetLimit(16)
 	for n, r := range d.latest {
 		g.Go(func() error {
-			h, err := d.shardHead(ctx, d.batch.ID, r.round, n)
+			h, _, err := d.shardHead(ctx, d.batch.ID, r.round, n)
 			if err != nil {
 				return err
 			}
@@ -354,7 +356,7 @@ func (d *driver) publish(ctx context.Context, p Progress) {
 	defer cancel()
 	key := progressKey(d.Tenant, d.batch.ID)
 	pipe := d.Redis.Pipeline()
-	pipe.HSet(ctx, key, "completed", p.Completed, "failed", p.Failed, "neurons", p.Neurons, "task", p.Waiting, "why", p.Why, "at", time.Now().UnixMilli())
+	pipe.HSet(ctx, key, "completed", p.Completed, "failed", p.Failed, "neurons", p.Neurons, "cached", p.Cached, "task", p.Waiting, "why", p.Why, "at", time.Now().UnixMilli())
 	pipe.Expire(ctx, key, progressFor)
 	_, _ = pipe.Exec(ctx) // the next one is soon
 }
@@ -430,7 +432,7 @@ func (d *driver) tasksOf(ctx context.Context, n int) (f forgettable, err error) 
 	var head shardHead
 	err = d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
 		if records, err = d.segment(ctx, d.batch, n); err == nil {
-			head, err = d.shardHead(ctx, d.batch.ID, d.round.Number, n)
+			head, _, err = d.shardHead(ctx, d.batch.ID, d.round.Number, n)
 		}
 		return err
 	})

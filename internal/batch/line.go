@@ -27,6 +27,9 @@ type Line struct {
 	Payload tasks.Payload  // the same, decoded
 	Extra   jsontext.Value // of the format, kept with the line for its output; may be nil
 	Problem *Problem       // why the line is not valid; nil for a valid one
+
+	content digest // of a valid line
+	first   *place // of the line that this one equals; nil for none
 }
 
 // Problem describes one fault of a line.

@@ -53,7 +53,8 @@ type Batch struct {
 	Name      string            `json:"name,omitempty"` // of the file, for people
 	CreatedAt time.Time         `json:"created_at"`
 	Lines     int               `json:"lines"`
-	Invalid   int               `json:"invalid,omitempty"` // lines that failed validation and are not run
+	Invalid   int               `json:"invalid,omitempty"`  // lines that failed validation and are not run
+	Repeated  int               `json:"repeated,omitempty"` // lines that equal an earlier one, and get its output
 	Segments  int               `json:"segments"`
 	Upload    string            `json:"upload,omitempty"` // of the attempt that stored the segments
 	Demands   []*Demand         `json:"demands"`
@@ -79,10 +80,16 @@ type Counts struct {
 	Completed int     `json:"completed"`
 	Failed    int     `json:"failed"`
 	Neurons   float64 `json:"neurons"`
+	Cached    int     `json:"cached,omitempty"` // completed lines that cost nothing, since another one had their result
 }
 
 func (c *Counts) add(d Counts) {
-	c.Completed, c.Failed, c.Neurons = c.Completed+d.Completed, c.Failed+d.Failed, c.Neurons+d.Neurons
+	c.Completed, c.Failed, c.Neurons, c.Cached = c.Completed+d.Completed, c.Failed+d.Failed, c.Neurons+d.Neurons, c.Cached+d.Cached
+}
+
+// minus returns the difference of two counts.
+func (c Counts) minus(d Counts) Counts {
+	return Counts{c.Completed - d.Completed, c.Failed - d.Failed, c.Neurons - d.Neurons, c.Cached - d.Cached}
 }
 
 // End is the end of a round.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/go-json-experiment/json"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
@@ -40,17 +41,18 @@ func (b *Batches) WriteOutput(ctx context.Context, id string, w io.Writer) (Coun
 // copyShard copies the output lines of a shard.
 func (b *Batches) copyShard(ctx context.Context, id string, round, n int, w io.Writer) (Counts, error) {
 	key := b.shardKey(id, round, n)
-	h, err := b.shardHead(ctx, id, round, n)
-	if err != nil {
-		return h.Counts, err
-	}
 	body, err := b.Store.Get(ctx, key)
 	if err != nil {
-		return h.Counts, fmt.Errorf("get %s: %w", key, err)
+		return Counts{}, fmt.Errorf("get %s: %w", key, err)
 	}
 	defer body.Close()
 	buffered := bufio.NewReaderSize(body, 256<<10)
-	if _, err := buffered.ReadBytes('\n'); err != nil {
+	var h shardHead
+	first, err := buffered.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(first, &h)
+	}
+	if err != nil {
 		return h.Counts, fmt.Errorf("read %s: %w", key, err)
 	}
 	if _, err := buffered.WriteTo(w); err != nil {

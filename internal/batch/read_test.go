@@ -185,10 +185,10 @@ func TestPlainLinesAndColumnsBecomePayloads(t *testing.T) {
 func TestEmbeddingLinesShareCalls(t *testing.T) {
 	var b strings.Builder
 	for n := range 1050 {
-		fmt.Fprintf(&b, `{"id":"%d","kind":"embedding","input":{"texts":["a"]}}`+"\n", n)
+		fmt.Fprintf(&b, `{"id":"%d","kind":"embedding","input":{"texts":["a%d"]}}`+"\n", n, n)
 	}
 	for n := range 3 {
-		fmt.Fprintf(&b, `{"id":"t%d","kind":"text","input":{"prompt":"a"}}`+"\n", n)
+		fmt.Fprintf(&b, `{"id":"t%d","kind":"text","input":{"prompt":"a%d"}}`+"\n", n, n)
 	}
 	report := scan(t, b.String(), batch.Native)
 	require.Len(t, report.Demands, 2)

@@ -15,6 +15,8 @@ type Source struct {
 	Name   string // for people
 	Open   func() (io.ReadCloser, error)
 	Format Format
+	// CallEach calls every line. Otherwise a line that equals an earlier one gets its output.
+	CallEach bool
 }
 
 // ProblemLimit is the most problems that a Report lists.
@@ -25,6 +27,7 @@ type Report struct {
 	Lines    int       `json:"lines"` // blank ones left out
 	Invalid  int       `json:"invalid"`
 	Refusing int       `json:"-"`                  // the invalid lines that refuse the file
+	Repeated int       `json:"repeated,omitempty"` // lines that equal an earlier one, and need no call
 	Problems []Problem `json:"problems,omitempty"` // the first ProblemLimit
 	Demands  []*Demand `json:"demands"`            // in the order of their first lines
 }
@@ -34,7 +37,7 @@ type Demand struct {
 	Kind  tasks.Kind `json:"kind"`
 	Model string     `json:"model"`
 	Lines int        `json:"lines"`
-	Calls int        `json:"calls"` // of Workers AI, when none is repeated
+	Calls int        `json:"calls"` // of Workers AI, when none is tried again
 	// Neurons is the estimated price by the list; Unpriced counts lines without an
 	// estimate, such as recordings whose length is not known.
 	Neurons  float64 `json:"neurons"`
@@ -78,7 +81,7 @@ func scan(ctx context.Context, c *tasks.Client, src Source, line func(l *Line, c
 		return nil, err
 	}
 	defer plain.Close()
-	s := scanner{report: &Report{}, ids: newIDSet(), demands: map[route]*Demand{}}
+	s := scanner{report: &Report{}, ids: newIDSet(), demands: map[route]*Demand{}, callEach: src.CallEach}
 	for l, err := range src.Format(plain) {
 		if err != nil {
 			return nil, err
@@ -92,7 +95,10 @@ func scan(ctx context.Context, c *tasks.Client, src Source, line func(l *Line, c
 			if err := cut(); err != nil {
 				return nil, err
 			}
-			s.segment = segmentPlan{}
+			s.segment = segmentPlan{number: s.segment.number + 1}
+		}
+		if err := s.identify(l); err != nil {
+			return nil, err
 		}
 		if err := line(l, s.segment.chunk(l)); err != nil {
 			return nil, err
@@ -113,6 +119,9 @@ type scanner struct {
 	ids     *idSet
 	demands map[route]*Demand
 	segment segmentPlan
+
+	callEach bool
+	first    firstLines
 }
 
 // route is what lines must have in common to share a chunk.
@@ -144,6 +153,24 @@ func (s *scanner) add(l *Line) {
 	}
 }
 
+// identify computes the digest of a valid line, and finds the earlier line that it equals.
+func (s *scanner) identify(l *Line) (err error) {
+	if l.Problem != nil {
+		return nil
+	}
+	if l.content, err = contentOf(l.Kind, l.Model, l.Payload); err != nil {
+		return fmt.Errorf("line %d: %w", l.Number, err)
+	}
+	if s.callEach {
+		return nil
+	}
+	if first, repeated := s.first.find(l.content, place{s.segment.number, s.segment.records}); repeated {
+		l.first = &first
+		s.report.Repeated++
+	}
+	return nil
+}
+
 // count adds a valid line to its demand.
 func (s *scanner) count(l *Line) {
 	if l.Problem != nil {
@@ -157,6 +184,9 @@ func (s *scanner) count(l *Line) {
 		s.report.Demands = append(s.report.Demands, d)
 	}
 	d.Lines++
+	if l.first != nil {
+		return
+	}
 	d.Calls += s.segment.calls
 	if neurons, ok := tasks.Estimate(l.Model, l.Payload, l.Input); ok {
 		d.Neurons += neurons
@@ -173,11 +203,16 @@ const (
 // segmentPlan assigns the lines of one segment to chunks. The assignment is stored with
 // the lines, so that a later version of the catalogue cannot change it.
 type segmentPlan struct {
+	number       int // of the segment
+	records      int // lines in it, each counted once
 	lines, bytes int
 	chunks       int
 	open         map[route]*openChunk
 	calls        int // that the last line added
 }
+
+// noChunk is the chunk of a line that needs no call.
+const noChunk = -1
 
 type openChunk struct{ number, texts, tokens int }
 
@@ -194,9 +229,13 @@ func (s *segmentPlan) full(l *Line) bool {
 }
 
 // chunk returns the number of a line's chunk within the segment. Embeddings of one model
-// and pooling share a chunk, up to the texts and tokens of one call.
+// and pooling share a chunk, up to the texts and tokens of one call. A line that equals an
+// earlier one has none.
 func (s *segmentPlan) chunk(l *Line) int {
-	s.lines, s.bytes = s.lines+weight(l), s.bytes+len(l.Input)
+	s.records, s.lines, s.bytes = s.records+1, s.lines+weight(l), s.bytes+len(l.Input)
+	if l.first != nil {
+		return noChunk
+	}
 	e, ok := l.Payload.(tasks.Embedding)
 	if !ok || l.Problem != nil {
 		s.chunks++

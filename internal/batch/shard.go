@@ -1,12 +1,10 @@
 package batch
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +24,9 @@ type shardHead struct {
 	Shard int `json:"shard"`
 	Round int `json:"round"`
 	Counts
-	Costs []Cost `json:"costs,omitempty"`
+	Costs []Cost    `json:"costs,omitempty"`
+	At    time.Time `json:"at,omitzero"`     // when it was written
+	Lines directory `json:"lines,omitempty"` // earlier versions have none
 }
 
 // mostHead is the most bytes of the first line of a shard.
@@ -38,7 +38,9 @@ type openSegment struct {
 	n         int
 	untouched bool // no earlier driver can have had tasks of it
 
+	records int // lines in it
 	chunks  []*chunkRun
+	shared  []sharedLine
 	running sync.WaitGroup
 }
 
@@ -59,10 +61,11 @@ func (s *openSegment) start(ctx context.Context, g *errgroup.Group) error {
 	if err := s.load(ctx); err != nil {
 		return err
 	}
-	if len(s.chunks) == 0 { // no line of it failed in the round before
+	if len(s.chunks)+len(s.shared) == 0 { // no line of it failed in the round before
 		d.open.Release(1)
 		return nil
 	}
+	s.open()
 	for _, c := range s.chunks {
 		if err := d.window.Acquire(ctx, c.units); err != nil {
 			return context.Cause(ctx)
@@ -109,17 +112,23 @@ func (s *openSegment) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.chunks = chunksOf(d.round.Number, s.n, records, func(i int) bool {
-		return redo(i) && (records[i].Error == nil || d.round.Number == 0)
-	})
+	takesPart := func(i int) bool { return redo(i) && (records[i].Error == nil || d.round.Number == 0) }
+	s.records = len(records)
+	s.chunks = chunksOf(d.round.Number, s.n, records, takesPart)
+	for i, r := range records {
+		if r.First != nil && takesPart(i) {
+			s.shared = append(s.shared, sharedLine{r, i})
+		}
+	}
 	return nil
 }
 
-// chunksOf forms the chunks of a segment from the records that take part in the round.
+// chunksOf forms the chunks of a segment from the records that take part in the round, and
+// need a call.
 func chunksOf(round, segment int, records []record, takesPart func(i int) bool) (chunks []*chunkRun) {
 	byNumber := map[int]*chunkRun{}
 	for i, r := range records {
-		if !takesPart(i) {
+		if r.First != nil || !takesPart(i) {
 			continue
 		}
 		c := byNumber[r.Chunk]
@@ -167,67 +176,94 @@ func (s *openSegment) change(c Counts) Counts {
 // finish writes the shard.
 func (s *openSegment) finish(ctx context.Context) error {
 	d := s.d
+	if err := s.waitForFirsts(ctx); err != nil {
+		return err
+	}
 	if err := d.shards.Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
 	}
 	defer d.shards.Release(1)
-	head := shardHead{Shard: s.n, Round: d.round.Number}
-	var lines [][]byte
-	if r := d.latestRound(s.n); r >= 0 {
-		err := d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
-			var before shardHead
-			before, lines, err = d.shard(ctx, d.batch.ID, r, s.n)
-			head.Counts = before.Counts
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	} else {
-		total := 0
-		for _, c := range s.chunks {
-			total += len(c.records)
-		}
-		lines = make([][]byte, total)
+	head, lines, err := s.before(ctx)
+	if err != nil {
+		return err
 	}
-	var done forgettable
-	held := 0
-	for _, c := range s.chunks {
-		if c.end == nil {
-			again, err := d.chunk(ctx, c.key, c.records, false)
-			if err != nil {
-				return err
-			}
-			d.count(s.change(Counts{again.counts.Completed - c.counts.Completed, again.counts.Failed - c.counts.Failed, again.counts.Neurons - c.counts.Neurons}))
-			c.end = again
-		} else {
-			held += c.end.size()
-		}
-		for i, at := range c.positions {
-			lines[at] = c.end.lines[i]
-		}
-		head.add(s.change(c.end.counts))
-		head.Costs = addCosts(head.Costs, c.end.costs)
-		done = append(done, c.end.requests...)
+	contents := make([]digest, len(lines))
+	done, held, err := s.gather(ctx, &head, lines, contents)
+	if err != nil {
+		return err
 	}
-	err := d.storeShard(ctx, head, lines)
+	shared, err := s.fill(ctx, lines)
+	if err != nil {
+		return err
+	}
+	d.count(s.change(shared))
+	head.add(s.change(shared))
+	head.At = time.Now().UTC().Truncate(time.Second)
+	for i, l := range lines {
+		head.Lines = head.Lines.add(contents[i], len(l))
+	}
+	err = d.storeShard(ctx, head, lines)
 	d.mu.Lock()
 	d.held -= held
 	if err == nil {
 		d.latest[s.n] = shardRef{round: d.round.Number}
 	}
 	d.mu.Unlock()
-	s.chunks = nil
+	s.chunks, s.shared = nil, nil
 	if err != nil {
 		return err
 	}
+	s.close()
 	d.forgetLater(ctx, done)
 	return nil
 }
 
+// before returns the beginning of the shard, and the lines of the round before.
+func (s *openSegment) before(ctx context.Context) (head shardHead, lines [][]byte, err error) {
+	d := s.d
+	head = shardHead{Shard: s.n, Round: d.round.Number}
+	r := d.latestRound(s.n)
+	if r < 0 {
+		return head, make([][]byte, s.records), nil
+	}
+	err = d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
+		var before shardHead
+		before, lines, err = d.shard(ctx, d.batch.ID, r, s.n)
+		head.Counts = before.Counts
+		return err
+	})
+	return head, lines, err
+}
+
+// gather puts the lines of the chunks into their places. It runs a chunk again whose lines
+// were dropped: its tasks have their results. held is how many bytes were kept in memory.
+func (s *openSegment) gather(ctx context.Context, head *shardHead, lines [][]byte, contents []digest) (done forgettable, held int, err error) {
+	d := s.d
+	for _, c := range s.chunks {
+		if c.end == nil {
+			again, err := d.chunk(ctx, c.key, c.records, false)
+			if err != nil {
+				return nil, held, err
+			}
+			d.count(s.change(again.counts.minus(c.counts)))
+			c.end = again
+		} else {
+			held += c.end.size()
+		}
+		for i, at := range c.positions {
+			lines[at] = c.end.lines[i]
+			contents[at] = d.answers(c.records[i], lines[at])
+		}
+		head.add(s.change(c.end.counts))
+		head.Costs = addCosts(head.Costs, c.end.costs)
+		done = append(done, c.end.requests...)
+	}
+	return done, held, nil
+}
+
 // storeShard writes a shard. If another driver has written it, that one stands.
 func (d *driver) storeShard(ctx context.Context, head shardHead, lines [][]byte) error {
-	size := 256 + 160*len(head.Costs)
+	size := 256 + 160*len(head.Costs) + 2*len(head.Lines)
 	for _, l := range lines {
 		size += len(l) + 1
 	}
@@ -287,24 +323,6 @@ func (b *Batches) latestShards(ctx context.Context, id string) (map[int]shardRef
 		}
 	}
 	return latest, nil
-}
-
-// shardHead reads the first line of a shard.
-func (b *Batches) shardHead(ctx context.Context, id string, round, n int) (h shardHead, err error) {
-	key := b.shardKey(id, round, n)
-	body, err := b.Store.Get(ctx, key)
-	if err != nil {
-		return h, fmt.Errorf("get %s: %w", key, err)
-	}
-	defer body.Close()
-	line, err := bufio.NewReader(io.LimitReader(body, mostHead)).ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &h)
-	}
-	if err != nil {
-		return h, fmt.Errorf("read %s: %w", key, err)
-	}
-	return h, nil
 }
 
 // shard reads a shard: its first line and those of the output.

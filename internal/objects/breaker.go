@@ -111,6 +111,7 @@ type Breaker struct {
 var (
 	_ storage.Store       = (*Breaker)(nil)
 	_ storage.ManyDeleter = (*Breaker)(nil)
+	_ storage.RangeGetter = (*Breaker)(nil)
 )
 
 // NewBreaker puts a breaker around a store. It sends no request.
@@ -421,6 +422,15 @@ func (o *object) Read(p []byte) (int, error) {
 		err = o.b.answer(o.ctx, err)
 	}
 	return n, err
+}
+
+// GetRange implements storage.RangeGetter.
+func (b *Breaker) GetRange(ctx context.Context, key string, offset, length int64) (part []byte, err error) {
+	err = b.do(ctx, func() error {
+		part, err = storage.GetRange(ctx, b.store, key, offset, length)
+		return err
+	})
+	return part, err
 }
 
 // Head implements storage.Store.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/files"
+	"github.com/neuronmill/neuronmill/internal/openai"
 	"github.com/neuronmill/neuronmill/internal/webhook"
 	"github.com/neuronmill/neuronmill/storage"
 )
@@ -91,6 +92,7 @@ func (r *Runner) accept(ctx context.Context, b *Batches, q *request) (*batch.Bat
 		return nil, err
 	}
 	src := batch.Source{Name: file.Name, Format: lines.format, Open: func() (io.ReadCloser, error) { return openPlain(ctx, b.Files, file.ID) }}
+	src.CallEach = q.Endpoint == openai.Chat || q.Endpoint == openai.Images // equal requests may be meant to have different answers
 	return b.Accept(ctx, NativeID(q.ID), src, batch.AcceptOptions{Deadline: q.expiresAt(), Metadata: q.Metadata, Key: q.Key, ByWorkers: true, NoOutput: true})
 }
 

@@ -22,6 +22,7 @@ type File struct {
 	Column      string `json:"column,omitempty" yaml:"column" maxLength:"200" doc:"The file is CSV with a header; this column is the input."`
 	IDColumn    string `json:"id_column,omitempty" yaml:"id_column" maxLength:"200" doc:"The column with the ids; the numbers of the lines when left out."`
 	SkipInvalid bool   `json:"skip_invalid,omitempty" yaml:"skip_invalid" doc:"Run the valid lines of a file that has others."`
+	CallEach    bool   `json:"call_each,omitempty" yaml:"call_each" doc:"Call every line. Otherwise lines with equal kind, model and input are called once."`
 	AutoStop    string `json:"auto_stop,omitempty" yaml:"auto_stop" maxLength:"40" doc:"End a batch once too many of its lines have failed: failed>5%."`
 }
 
@@ -105,7 +106,7 @@ func (d *dispatcher) submitFile(ctx context.Context, e Entry, r Run, deadline ti
 	o := batch.AcceptOptions{Deadline: deadline, SkipInvalid: e.File.SkipInvalid}
 	_ = o.AutoStop.UnmarshalText([]byte(e.File.AutoStop)) // Check has read it
 	object := d.tenant + "/" + key
-	return d.accept(ctx, e, r, batch.Source{Name: key, Format: format, Open: func() (io.ReadCloser, error) {
+	return d.accept(ctx, e, r, batch.Source{Name: key, Format: format, CallEach: e.File.CallEach, Open: func() (io.ReadCloser, error) {
 		body, err := d.store.Get(ctx, object)
 		if errors.Is(err, storage.ErrNotFound) {
 			err = fmt.Errorf("there is no object %s: %w", object, err)

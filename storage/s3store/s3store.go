@@ -33,6 +33,7 @@ type Store struct {
 var (
 	_ storage.Store       = (*Store)(nil)
 	_ storage.ManyDeleter = (*Store)(nil)
+	_ storage.RangeGetter = (*Store)(nil)
 )
 
 // Open creates the client. The first request shows whether the bucket exists. There is
@@ -109,6 +110,33 @@ func (s *Store) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 		return nil, s.explain("get", key, err)
 	}
 	return out.Body, nil
+}
+
+// GetRange implements storage.RangeGetter.
+func (s *Store) GetRange(ctx context.Context, key string, offset, length int64) ([]byte, error) {
+	if err := storage.CheckKey(key); err != nil {
+		return nil, err
+	}
+	if length <= 0 {
+		if err := s.peek(ctx, key); err != nil {
+			return nil, s.explain("get", key, err)
+		}
+		return nil, nil
+	}
+	part := aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
+	out, err := send(ctx, s, s.client.GetObject, &s3.GetObjectInput{Bucket: &s.config.Bucket, Key: s.name(key), Range: part})
+	if err != nil {
+		if statusOf(err) == http.StatusRequestedRangeNotSatisfiable { // the object ends before
+			return nil, nil
+		}
+		return nil, s.explain("get", key, err)
+	}
+	defer out.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(out.Body, length))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return body, nil
 }
 
 // Head implements storage.Store.

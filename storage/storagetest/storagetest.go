@@ -21,6 +21,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 	rules := map[string]func(*testing.T, storage.Store){
 		"what is put is got":                         roundTrip,
 		"put replaces the whole object":              replace,
+		"a part of an object is read":                part,
 		"create has one winner":                      oneWinner,
 		"a create that loses changes nothing":        loserChangesNothing,
 		"a create passes the preflight":              preflight,
@@ -68,6 +69,24 @@ func roundTrip(t *testing.T, s storage.Store) {
 	}
 	require.NoError(t, s.Create(t.Context(), "a/new.json", strings.NewReader("{}"), "application/json"))
 	require.Equal(t, "{}", get(t, s, "a/new.json"))
+}
+
+func part(t *testing.T, s storage.Store) {
+	put(t, s, "k", "0123456789")
+	put(t, s, "empty", "")
+	for _, c := range []struct {
+		key            string
+		offset, length int64
+		want           string
+	}{{"k", 0, 3, "012"}, {"k", 3, 4, "3456"}, {"k", 8, 100, "89"}, {"k", 10, 1, ""}, {"k", 99, 1, ""}, {"k", 2, 0, ""}, {"empty", 0, 5, ""}} {
+		body, err := storage.GetRange(t.Context(), s, c.key, c.offset, c.length)
+		require.NoError(t, err)
+		require.Equal(t, c.want, string(body))
+	}
+	for _, length := range []int64{0, 1} {
+		_, err := storage.GetRange(t.Context(), s, "missing", 5, length)
+		require.ErrorIs(t, err, storage.ErrNotFound)
+	}
 }
 
 func replace(t *testing.T, s storage.Store) {
