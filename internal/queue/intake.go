@@ -83,7 +83,7 @@ func NewIntake(slots []Slots, poll time.Duration, log *slog.Logger) *Intake {
 // Client returns the client for the asynq server.
 func (in *Intake) Client(r redis.UniversalClient) redis.UniversalClient {
 	closed := redis.NewClient(&redis.Options{Addr: "127.0.0.1:0"}) // an address: a name would be resolved
-	_ = closed.Close() // it has no connection
+	_ = closed.Close()                                             // it has no connection
 	return &takingClient{r, in, closed}
 }
 
