@@ -46,7 +46,7 @@ func (s *Server) copyTask(ctx context.Context, in *copyInput) (*taskOutput, erro
 	}
 	patched, err := mergePatch(document, in.Body)
 	if err != nil {
-		return nil, newProblem(codeExpectedObject, "The body must be a JSON merge patch: an object.")
+		return nil, newProblem(codeExpectedObject, "The merge patch "+err.Error()+".")
 	}
 	request, problem := s.decodeTask(patched)
 	if problem != nil {
@@ -59,11 +59,23 @@ func (s *Server) copyTask(ctx context.Context, in *copyInput) (*taskOutput, erro
 	return s.submitOne(ctx, request, in.IdempotencyKey, 0)
 }
 
-// mergePatch applies a JSON merge patch (RFC 7396) and keeps all else byte by byte.
+// deepestPatch bounds the objects within objects of a patch: each level copies all that is
+// below it.
+const deepestPatch = 64
+
+// mergePatch applies a JSON merge patch (RFC 7396) and keeps all else byte by byte. Its
+// error is for the caller and repeats nothing of the patch.
 func mergePatch(document, patch []byte) ([]byte, error) {
+	return mergeBelow(document, patch, deepestPatch)
+}
+
+func mergeBelow(document, patch []byte, levels int) ([]byte, error) {
+	if levels == 0 {
+		return nil, fmt.Errorf("must not have more than %d objects within each other", deepestPatch)
+	}
 	var changes map[string]json.RawMessage
 	if err := json.Unmarshal(patch, &changes); err != nil || changes == nil {
-		return nil, errors.New("the patch is not an object")
+		return nil, errors.New("must be a JSON object")
 	}
 	var members map[string]json.RawMessage
 	if json.Unmarshal(document, &members) != nil || members == nil {
@@ -74,7 +86,7 @@ func mergePatch(document, patch []byte) ([]byte, error) {
 		case text == "null":
 			delete(members, name)
 		case strings.HasPrefix(text, "{"):
-			merged, err := mergePatch(members[name], change)
+			merged, err := mergeBelow(members[name], change, levels-1)
 			if err != nil {
 				return nil, err
 			}

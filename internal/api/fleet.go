@@ -20,7 +20,7 @@ func (s *Server) fleetRoutes() {
 	tags := []string{"fleet"}
 	jsonRoute(s, keys.TasksRead, huma.Operation{
 		OperationID: "plan", Method: http.MethodPost, Path: "/v1/plan", Summary: "Says what tasks would cost and when they would run", Tags: tags,
-		Description: "Takes tasks as POST /v1/tasks:batch does. Nothing is accepted, and nothing spent.", MaxBodyBytes: 32 << 20,
+		Description: "Takes tasks as POST /v1/tasks:batch does. Nothing is accepted, and nothing spent.", MaxBodyBytes: mostMany,
 	}, s.plan)
 	jsonRoute(s, keys.TasksRead, huma.Operation{
 		OperationID: "listGates", Method: http.MethodGet, Path: "/v1/gates", Summary: "Shows what each model's gate does", Tags: tags,

@@ -33,6 +33,9 @@ func (s *Server) openaiRoutes() {
 		case http.MethodDelete:
 			r.maxBody = 0
 		}
+		if strings.HasSuffix(path, "/cancel") {
+			r.maxBody = 0
+		}
 		if !strings.Contains(path, "...") { // OpenAPI has no such paths
 			r.doc = &huma.Operation{
 				OperationID: operationOf(method, path), Tags: []string{"OpenAI"},

@@ -28,6 +28,7 @@ const (
 	streamPart  = 64 << 10         // bytes of a streamed body that must arrive in partTime
 	partTime    = 30 * time.Second
 	writeTime   = 30 * time.Second // in which one write to the caller must succeed
+	drainTime   = 5 * time.Second  // in which the rest of a body must arrive that no handler has read
 )
 
 // route describes a route that Server.handle registers.
@@ -215,7 +216,9 @@ func (b *timedBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.part += int64(n)
-	if err != nil { // a deadline that is left would end the context of a handler that waits
+	// A deadline that is left would end the context of a handler that waits. After any other
+	// error it stays, because huma and net/http read the rest when they close the body.
+	if errors.Is(err, io.EOF) {
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
@@ -227,6 +230,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
+	defer boundDrain(timed, req)
 	defer s.recover(timed, req)
 	if problem := s.checkOrigin(req); problem != nil {
 		problem.write(timed)
@@ -242,6 +246,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	s.mux.ServeHTTP(timed, req)
+}
+
+// boundDrain limits how long net/http waits for the rest of a body after the answer: it
+// reads up to 256 KiB of it to keep the connection, by itself without a time limit.
+func boundDrain(w *timedWriter, req *http.Request) {
+	if req.Body != nil && req.Body != http.NoBody {
+		_ = w.control.SetReadDeadline(time.Now().Add(drainTime)) // not supported by recorders of tests
+	}
 }
 
 // noRoute answers a request that no route takes: 405 with the methods that there are, else

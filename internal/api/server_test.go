@@ -18,13 +18,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bench is a server on memory, with its parts.
+// bench is a server with its parts, on memory unless its Config has a store.
 type bench struct {
 	*Server
 	t     *testing.T
-	store *storage.Memory
+	store storage.Store
 	url   string
 	key   string // of tenant default, with all scopes; empty on an open server
+
+	transport http.RoundTripper // nil means the default
 }
 
 // newBench starts an open server on loopback.
@@ -35,18 +37,29 @@ func newBench(t *testing.T) *bench {
 
 func newBenchWith(t *testing.T, cfg Config) *bench {
 	t.Helper()
-	store, rdb := storage.NewMemory(), redistest.Memory(t)
-	cfg.Redis, cfg.Store, cfg.Log = rdb, store, slog.New(slog.DiscardHandler)
+	b := newUnservedBench(t, cfg)
+	listener := httptest.NewServer(b.Server)
+	t.Cleanup(func() {
+		b.stop()
+		listener.Close()
+	})
+	b.url = listener.URL
+	return b
+}
+
+// newUnservedBench makes a server that listens nowhere.
+func newUnservedBench(t *testing.T, cfg Config) *bench {
+	t.Helper()
+	rdb := redistest.Memory(t)
+	if cfg.Store == nil {
+		cfg.Store = storage.NewMemory()
+	}
+	cfg.Redis, cfg.Log = rdb, slog.New(slog.DiscardHandler)
 	var none limits.Limits
 	cfg.Gate = gate.New(gate.Config{Redis: rdb, Pace: none.Pace, Total: none.Total, Log: cfg.Log})
 	s, err := New(cfg)
 	require.NoError(t, err)
-	listener := httptest.NewServer(s)
-	t.Cleanup(func() {
-		s.stop()
-		listener.Close()
-	})
-	return &bench{Server: s, t: t, store: store, url: listener.URL}
+	return &bench{Server: s, t: t, store: cfg.Store}
 }
 
 // withKeys makes a key, so that the server is no longer open.
@@ -88,7 +101,11 @@ func (b *bench) call(method, path, body string, headers ...string) answer {
 
 func (b *bench) do(req *http.Request) answer {
 	b.t.Helper()
-	res, err := http.DefaultTransport.RoundTrip(req)
+	transport := b.transport
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	res, err := transport.RoundTrip(req)
 	require.NoError(b.t, err)
 	defer res.Body.Close()
 	all, err := io.ReadAll(res.Body)

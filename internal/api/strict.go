@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/neuronmill/neuronmill/internal/jsonsize"
 	"github.com/neuronmill/neuronmill/internal/schedule"
 	"github.com/neuronmill/neuronmill/internal/spelling"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -32,8 +33,13 @@ func init() {
 // jsonError begins the messages of strictJSON, which huma passes on as text.
 const jsonError = "neuronmill json: "
 
+// mostValues is the most values and names of a body. A thousand tasks with a hundred texts
+// each have half of that.
+const mostValues = 250_000
+
 // strictJSON refuses what encoding/json lets through: names that repeat or differ in case,
-// invalid UTF-8 and bytes after the value.
+// invalid UTF-8 and bytes after the value. It also refuses bodies that would take many
+// times their size in memory.
 var strictJSON = huma.Format{
 	Marshal: func(w io.Writer, v any) error {
 		if err := json.MarshalWrite(w, v); err != nil {
@@ -43,6 +49,9 @@ var strictJSON = huma.Format{
 		return err
 	},
 	Unmarshal: func(data []byte, v any) error {
+		if jsonsize.Exceeds(data, mostValues) {
+			return fmt.Errorf("%s%s has more than %d values and names", jsonError, codeBodyTooLarge, mostValues)
+		}
 		err := json.Unmarshal(data, v)
 		if err == nil {
 			return nil

@@ -11,6 +11,9 @@ import (
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
+// mostMany is the most bytes of a body with many tasks.
+const mostMany = 8 << 20
+
 // mostWait is the longest that a request may wait for a task.
 const mostWait = 60 * time.Second
 
@@ -23,7 +26,7 @@ func (s *Server) taskRoutes() {
 	}, s.submit)
 	jsonRoute(s, keys.TasksWrite, huma.Operation{
 		OperationID: "submitTasks", Method: http.MethodPost, Path: "/v1/tasks:batch", Summary: "Submits up to 1,000 tasks", Tags: tags,
-		Description: "The answer has an item for each task, in their order: a refused one does not stop the others.", MaxBodyBytes: 32 << 20,
+		Description: "Up to 8 MiB. The answer has an item for each task, in their order: a refused one does not stop the others.", MaxBodyBytes: mostMany,
 	}, s.submitMany)
 	jsonRoute(s, keys.TasksRead, huma.Operation{
 		OperationID: "getTask", Method: http.MethodGet, Path: "/v1/tasks/{id}", Summary: "Says where a task stands", Tags: tags,

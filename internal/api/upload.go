@@ -73,6 +73,9 @@ func (s *Server) upload(w http.ResponseWriter, req *http.Request) error {
 	if err != nil {
 		contentType = "application/octet-stream"
 	}
+	if req.ContentLength > mostUpload {
+		return newProblem(codeBodyTooLarge, "An upload has at most 2 GiB.")
+	}
 	key := uploadKey(callerOf(req.Context()).tenant, "")
 	n, err := s.store(req.Context(), key, http.MaxBytesReader(w, req.Body, mostUpload), contentType)
 	if err != nil {
@@ -160,7 +163,11 @@ func (s *Server) transcribe(w http.ResponseWriter, req *http.Request) error {
 	if problem != nil {
 		return problem
 	}
-	body := http.MaxBytesReader(w, req.Body, media.AudioLimit+mostField*mostFields)
+	const most = media.AudioLimit + mostField*mostFields
+	if req.ContentLength > most {
+		return newProblem(codeBodyTooLarge, "A recording has at most 100 MiB.")
+	}
+	body := http.MaxBytesReader(w, req.Body, most)
 	sum := sha256.New()
 	audio, document, err := s.readForm(ctx, multipart.NewReader(body, parameters["boundary"]), sum)
 	keep := false
@@ -289,7 +296,7 @@ func (s *Server) transcription(document []byte, audio string) (taskRequest, *Pro
 	}
 	patched, err := mergePatch(document, addition)
 	if err != nil {
-		return taskRequest{}, newProblem(codeExpectedObject, "The field task must be a JSON object.")
+		return taskRequest{}, newProblem(codeExpectedObject, "The field task "+err.Error()+".")
 	}
 	return s.decodeTask(patched)
 }

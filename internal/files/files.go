@@ -38,6 +38,8 @@ type File struct {
 	SHA256    string    `json:"sha256"` // of the content, in hex
 	CreatedAt time.Time `json:"created_at"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"` // zero means never
+
+	until time.Time // of the mark that Create left
 }
 
 // The purposes that package openaibatch looks at.
@@ -91,10 +93,12 @@ func (f Files) markKey(at time.Time, id string) string {
 const uploadTime = 24 * time.Hour
 
 // Create stores a file. ID, Name, Purpose, CreatedAt and ExpiresAt are the caller's; the
-// rest follows from the content. After an error there is no file. It streams: memory use
+// rest follows from the content. After an error there is no file, but the returned value
+// may have to be discarded. It streams: memory use
 // does not depend on the size.
 func (f Files) Create(ctx context.Context, file File, content io.Reader) (File, error) {
-	if err := f.mark(ctx, time.Now().Add(uploadTime), file.ID); err != nil {
+	file.until = time.Now().Add(uploadTime)
+	if err := f.mark(ctx, file.until, file.ID); err != nil {
 		return file, err
 	}
 	sum := sha256.New()
@@ -123,9 +127,15 @@ func (f Files) Publish(ctx context.Context, file File) error {
 	return nil
 }
 
-// Discard deletes a file that Create stored and that is not published.
-func (f Files) Discard(ctx context.Context, id string) error {
-	return f.Store.Delete(ctx, f.Key(id))
+// Discard deletes a file that Create returned and that is not published. The content goes
+// first, so that a failure in between leaves the rest to Sweeper.
+func (f Files) Discard(ctx context.Context, file File) error {
+	for _, key := range []string{f.Key(file.ID), f.markKey(file.until, file.ID)} {
+		if err := f.Store.Delete(ctx, key); err != nil {
+			return fmt.Errorf("delete %s: %w", file.ID, err)
+		}
+	}
+	return nil
 }
 
 func (f Files) mark(ctx context.Context, at time.Time, id string) error {

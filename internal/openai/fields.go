@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/neuronmill/neuronmill/internal/jsonsize"
+	"github.com/neuronmill/neuronmill/tasks"
 )
 
 // fields reads the fields of a body by name. It keeps the first error, which names the
@@ -18,6 +21,10 @@ type fields struct {
 	prefix  string // "messages[2]." in a nested object
 	err     error
 }
+
+// mostValues is the most values and names of a body. Decoded, each may take hundreds of
+// bytes.
+const mostValues = 100_000
 
 // readFields reads a body strictly: one object, UTF-8, no field twice.
 func readFields(body []byte) (*fields, error) {
@@ -30,6 +37,10 @@ func readFields(body []byte) (*fields, error) {
 		return nil, invalid("", "the body is not valid UTF-8")
 	case body[0] != '{':
 		return nil, invalid("", "the body must be a JSON object")
+	case jsonsize.Exceeds(body, mostValues):
+		e := invalid("", "the body has more than %d values and names", mostValues)
+		e.Status, e.Code = http.StatusRequestEntityTooLarge, tasks.CodeInputTooLarge
+		return nil, e
 	}
 	if err := json.Unmarshal(body, &f.members); err != nil {
 		return nil, invalid("", "the body is not valid JSON%s", fault(err))

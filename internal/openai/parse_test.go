@@ -195,3 +195,10 @@ func FuzzParse(f *testing.F) {
 		require.True(t, strings.HasPrefix(r.Model, "@"))
 	})
 }
+
+func TestABodyOfManyValuesIsRefusedBeforeItIsDecoded(t *testing.T) {
+	_, err := openai.Parse(openai.Chat, []byte(`{"model":"glm-4.7-flash","messages":[{}`+strings.Repeat(",{}", 60_000)+`]}`))
+	var refused *openai.Error
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, 413, refused.Status)
+}

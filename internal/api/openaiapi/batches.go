@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -66,11 +65,9 @@ func (h *Handler) claim(x *exchange, digest, id string) (string, error) {
 }
 
 func (h *Handler) createBatch(x *exchange) error {
-	reader, done := x.body(maxBatchRequest)
-	body, err := io.ReadAll(reader)
-	done()
+	body, err := x.wholeBody(maxBatchRequest)
 	if err != nil {
-		return unreadable(err)
+		return err
 	}
 	request, err := openai.ParseBatch(body)
 	if err != nil {

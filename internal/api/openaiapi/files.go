@@ -100,7 +100,7 @@ func (h *Handler) createFile(x *exchange) error {
 	published := false
 	defer func() {
 		if form.file != nil && !published {
-			h.discardFile(x, form.file.ID)
+			h.discardFile(x, *form.file)
 		}
 	}()
 	if err == nil {
@@ -163,12 +163,12 @@ func (h *Handler) storeUpload(x *exchange, form *uploadForm, part *multipart.Par
 		return openai.Invalid("file", "must have a file name of at most 255 bytes without control characters")
 	}
 	file := files.File{ID: files.NewID(), Name: name, CreatedAt: time.Now().UTC().Truncate(time.Second)}
-	form.file = &file
 	start := bufio.NewReader(part)
 	magic, _ := start.Peek(4) // the first read returns its error too
 	form.packed = openaibatch.Compressed(magic)
 	from := &counted{Reader: start}
-	stored, err := h.filesOf(x).Create(x.r.Context(), file, from)
+	file, err := h.filesOf(x).Create(x.r.Context(), file, from)
+	form.file = &file
 	switch {
 	case from.err != nil:
 		return unreadable(from.err)
@@ -179,7 +179,6 @@ func (h *Handler) storeUpload(x *exchange, form *uploadForm, part *multipart.Par
 	case from.n == 0:
 		return openai.Invalid("file", "is empty")
 	}
-	*form.file = stored
 	return nil
 }
 
@@ -229,11 +228,11 @@ func (h *Handler) sameUpload(x *exchange, file *files.File) (*files.File, error)
 	return earlier, err
 }
 
-func (h *Handler) discardFile(x *exchange, id string) {
+func (h *Handler) discardFile(x *exchange, file files.File) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), 10*time.Second)
 	defer cancel()
-	if err := h.filesOf(x).Discard(ctx, id); err != nil {
-		h.cfg.Log.Warn("an upload was left in the bucket for a day", "file", id, "error", err)
+	if err := h.filesOf(x).Discard(ctx, file); err != nil {
+		h.cfg.Log.Warn("an upload was left in the bucket for a day", "file", file.ID, "error", err)
 	}
 }
 

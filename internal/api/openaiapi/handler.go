@@ -4,6 +4,7 @@
 package openaiapi
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -69,7 +70,7 @@ type Config struct {
 }
 
 const (
-	maxJSON     = 32 << 20
+	maxJSON     = 8 << 20
 	defaultWait = time.Minute
 	longestWait = time.Hour
 	// grace is how long a task outlives its client, who may only have lost the connection:
@@ -191,11 +192,11 @@ func (h *Handler) with(route func(*exchange) error) http.HandlerFunc {
 		if err == nil {
 			err = route(x)
 		}
-		if err == nil || r.Context().Err() != nil {
-			return
-		}
 		refused, ok := errors.AsType[*openai.Error](err)
-		if !ok {
+		switch {
+		case err == nil, !ok && r.Context().Err() != nil:
+			return
+		case !ok:
 			h.cfg.Log.Error("an OpenAI request failed", "request", id, "route", r.Pattern, "error", err)
 			refused = openai.Internal()
 		}
@@ -243,6 +244,9 @@ func Refuse(w http.ResponseWriter, e *openai.Error, begun time.Time) {
 	}
 	if e.Status == http.StatusUnauthorized {
 		header.Set("WWW-Authenticate", "Bearer")
+	}
+	if e.Status == http.StatusRequestEntityTooLarge || e.Status == http.StatusRequestTimeout {
+		header.Set("Connection", "close") // the rest of the body is not read
 	}
 	if e.Final || e.RetryAfter > repeatable {
 		header.Set("X-Should-Retry", "false")
@@ -304,6 +308,21 @@ func (x *exchange) body(limit int64) (body io.Reader, done func()) {
 	return &patientReader{Reader: http.MaxBytesReader(x.w, x.r.Body, limit), control: control}, func() { _ = control.SetReadDeadline(time.Time{}) }
 }
 
+// wholeBody reads a body of at most so many bytes. A body that is announced larger is
+// refused before it is sent.
+func (x *exchange) wholeBody(limit int64) ([]byte, error) {
+	if x.r.ContentLength > limit {
+		return nil, openai.TooLarge(limit)
+	}
+	reader, done := x.body(limit)
+	defer done()
+	var body bytes.Buffer // it grows by doubling; io.ReadAll leaves more garbage behind
+	if _, err := body.ReadFrom(reader); err != nil {
+		return nil, unreadable(err)
+	}
+	return body.Bytes(), nil
+}
+
 // unreadable turns an error of reading a body into the client's.
 func unreadable(err error) error {
 	if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -330,11 +349,9 @@ func (h *Handler) serveModels(x *exchange) error {
 }
 
 func (h *Handler) serveJSON(x *exchange) error {
-	reader, done := x.body(h.cfg.maxJSON)
-	body, err := io.ReadAll(reader)
-	done()
+	body, err := x.wholeBody(h.cfg.maxJSON)
 	if err != nil {
-		return unreadable(err)
+		return err
 	}
 	request, err := openai.Parse(x.r.URL.Path, body)
 	if err != nil {

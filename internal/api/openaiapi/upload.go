@@ -1,6 +1,7 @@
 package openaiapi
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -34,7 +35,11 @@ func (h *Handler) serveSpeech(x *exchange) error {
 		e.Status = 415
 		return e
 	}
-	body, done := x.body(media.AudioLimit + 1<<20)
+	const limit = media.AudioLimit + 1<<20
+	if x.r.ContentLength > limit {
+		return openai.TooLarge(limit)
+	}
+	body, done := x.body(limit)
 	defer done()
 	j, err := h.readForm(x, multipart.NewReader(body, params["boundary"]))
 	done()
@@ -63,16 +68,8 @@ func (h *Handler) readForm(x *exchange, parts *multipart.Reader) (*job, error) {
 		case part.FormName() == "file" && j.audio != "":
 			return j, openai.Invalid("file", "is given twice")
 		case part.FormName() == "file":
-			j.audio = x.caller.Tenant + "/files/" + uuid.Must(uuid.NewV7()).String() + extension(part.FileName())
-			from := &counted{Reader: io.TeeReader(part, sound)}
-			err := h.cfg.Store.Put(x.r.Context(), j.audio, from, contentTypeOf(part))
-			switch {
-			case from.err != nil:
-				return j, unreadable(from.err)
-			case err != nil:
+			if err := h.storeSpeech(x, j, part, sound); err != nil {
 				return j, err
-			case from.n == 0:
-				return j, openai.Invalid("file", "is empty")
 			}
 		default:
 			text, err := io.ReadAll(io.LimitReader(part, maxField+1))
@@ -102,6 +99,27 @@ func (h *Handler) readForm(x *exchange, parts *multipart.Reader) (*job, error) {
 	}
 	j.request, j.digest = request, digestOf(sound.Sum(nil), fields)
 	return j, nil
+}
+
+// storeSpeech streams a recording to the bucket.
+func (h *Handler) storeSpeech(x *exchange, j *job, part *multipart.Part, sum io.Writer) error {
+	start := bufio.NewReaderSize(part, 512)
+	magic, _ := start.Peek(512) // the first read returns its error too
+	if _, ok := media.Audio(magic); len(magic) > 0 && !ok {
+		return openai.Invalid("file", "is not in a known format of audio")
+	}
+	j.audio = x.caller.Tenant + "/files/" + uuid.Must(uuid.NewV7()).String() + extension(part.FileName())
+	from := &counted{Reader: io.TeeReader(start, sum)}
+	err := h.cfg.Store.Put(x.r.Context(), j.audio, from, contentTypeOf(part))
+	switch {
+	case from.err != nil:
+		return unreadable(from.err)
+	case err != nil:
+		return err
+	case from.n == 0:
+		return openai.Invalid("file", "is empty")
+	}
+	return nil
 }
 
 // counted counts the bytes of a reader and keeps its error.
