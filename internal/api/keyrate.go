@@ -39,7 +39,7 @@ type keyRates struct {
 	asked time.Time           // Redis is not asked before then
 }
 
-// keyRate is what this server knows of a key's rate.
+// keyRate has this server's part in the rate of a key.
 type keyRate struct {
 	perMinute int
 	until     time.Time     // no request may run before then
@@ -66,7 +66,7 @@ func (l *keyRates) use(ctx context.Context, k keys.Key) time.Duration {
 	if !ask {
 		return l.useOwn(k.ID, now)
 	}
-	// A caller who leaves meanwhile is no sign that Redis is away.
+	// A caller that leaves is no sign of a missing Redis.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
 	interval := time.Minute.Microseconds() / int64(k.PerMinute)
@@ -78,7 +78,7 @@ func (l *keyRates) use(ctx context.Context, k keys.Key) time.Duration {
 	return l.keep(k.ID, now, time.Duration(wait)*time.Microsecond)
 }
 
-// known returns a copy of what is known of a key, and whether Redis may be asked.
+// known returns a copy of the entry of a key, and whether Redis may be asked.
 func (l *keyRates) known(k keys.Key, now time.Time) (keyRate, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
