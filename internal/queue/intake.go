@@ -81,7 +81,11 @@ func NewIntake(slots []Slots, poll time.Duration, log *slog.Logger) *Intake {
 }
 
 // Client returns the client for the asynq server.
-func (in *Intake) Client(r redis.UniversalClient) redis.UniversalClient { return &takingClient{r, in} }
+func (in *Intake) Client(r redis.UniversalClient) redis.UniversalClient {
+	closed := redis.NewClient(&redis.Options{Addr: "127.0.0.1:0"}) // an address: a name would be resolved
+	_ = closed.Close()                                             // it has no connection
+	return &takingClient{r, in, closed}
+}
 
 // Concurrency returns the sum of all slots, as the asynq server needs it.
 func (in *Intake) Concurrency() int {

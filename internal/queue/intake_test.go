@@ -365,3 +365,15 @@ func TestEveryWayBackIntoAnEmptyQueueIsAnnounced(t *testing.T) {
 		})
 	}
 }
+
+// asynq panics when the client of its subscription is closed.
+func TestARedisClientThatIsClosedTooEarlyDoesNotEndTheProgram(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := redistest.Memory(t)
+		stop := serve(t, client, two, 0, func(context.Context, queue.Delivery) error { return nil })
+		time.Sleep(time.Second)
+		require.NoError(t, client.Close())
+		time.Sleep(10 * time.Second)
+		stop()
+	})
+}

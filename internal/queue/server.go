@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -90,8 +91,7 @@ func (s *Server) Start(handle func(context.Context, Delivery) error) error {
 // Run listens for announcements of tasks until ctx ends.
 func (s *Server) Run(ctx context.Context) error { return s.intake.Run(ctx, s.cfg.Redis) }
 
-// Shutdown takes no more tasks and waits for the handlers. asynq v0.26 waits without limit
-// for the reply to its first SUBSCRIBE; if that reply is lost, Shutdown never returns.
+// Shutdown takes no more tasks and waits for the handlers.
 func (s *Server) Shutdown() {
 	s.intake.Stop()
 	s.asynq.Shutdown()
@@ -118,6 +118,9 @@ type asynqLog struct {
 
 func (l asynqLog) say(level slog.Level, args []any) {
 	text := fmt.Sprint(args...)
+	if strings.HasPrefix(text, refusedSubscription) {
+		return
+	}
 	if level >= slog.LevelWarn && namesBrokenConnection(text) {
 		l.breaker.away.mentioned(text)
 	}

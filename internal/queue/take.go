@@ -12,7 +12,18 @@ import (
 type takingClient struct {
 	redis.UniversalClient
 	intake *Intake
+	closed *redis.Client // see Subscribe
 }
+
+// Subscribe refuses the server's subscription to cancellations, which neuronmill does not
+// use: a cancel is in the task's record. asynq v0.26 panics when the client of a subscription
+// is closed, and its shutdown waits without limit for the reply to the first SUBSCRIBE.
+func (c *takingClient) Subscribe(ctx context.Context, channels ...string) *redis.PubSub {
+	return c.closed.Subscribe(ctx, channels...)
+}
+
+// refusedSubscription begins asynq's log line after Subscribe, every five seconds.
+const refusedSubscription = "cannot subscribe to cancelation channel"
 
 // EvalSha runs a script, see run.
 func (c *takingClient) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
