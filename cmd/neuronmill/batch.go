@@ -165,6 +165,11 @@ type batchLimits struct {
 	AutoStop batch.AutoStop `name:"auto-stop" placeholder:"LIMIT" help:"End the batch once too many of its lines have failed: \"failed>5%%\". Retry runs the rest."`
 }
 
+// batchReuse takes stored results instead of calls.
+type batchReuse struct {
+	Reuse batch.MaxAge `placeholder:"90d" help:"Take results that are no older from earlier batches, at no cost, where model and input are equal. Without it all lines are called."`
+}
+
 // batchOutput says where and in which form the output goes.
 type batchOutput struct {
 	Output string             `short:"o" placeholder:"FILE" help:"Put the output there; stdout when left out. A name that ends in .gz is compressed."`
@@ -220,6 +225,7 @@ func printProblems(g *globals, r *batch.Report) {
 
 type batchPlanCmd struct {
 	batchFile
+	batchReuse
 	JSON bool `name:"json" help:"Print the plan as JSON."`
 }
 
@@ -237,10 +243,7 @@ func (c *batchPlanCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
-	unused := redis.NewClient(&redis.Options{}) // checks need no Redis, and the client dials on demand
-	defer unused.Close()
-	client := tasks.NewClient(tasks.Config{Redis: unused, AllowUnknownModel: c.AllowUnknownModel})
-	report, err := batch.Scan(g.ctx, client, src)
+	report, err := c.scan(g, src)
 	if err != nil {
 		return app.Usage(fmt.Errorf("%s: %w", src.Name, err))
 	}
@@ -256,6 +259,22 @@ func (c *batchPlanCmd) Run(g *globals) error {
 		return app.Usage(fmt.Errorf("%d of %d lines are not valid", report.Invalid, report.Lines))
 	}
 	return nil
+}
+
+// scan checks the lines. Only stored results need the bucket.
+func (c *batchPlanCmd) scan(g *globals, src batch.Source) (*batch.Report, error) {
+	if c.Reuse > 0 {
+		stack, err := app.Open(g.ctx, g.settings, c.AllowUnknownModel, g.log)
+		if err != nil {
+			return nil, err
+		}
+		defer stack.Close()
+		return batches(stack, g).Plan(g.ctx, src, c.Reuse)
+	}
+	unused := redis.NewClient(&redis.Options{}) // checks need no Redis, and the client dials on demand
+	defer unused.Close()
+	client := tasks.NewClient(tasks.Config{Redis: unused, AllowUnknownModel: c.AllowUnknownModel})
+	return batch.Scan(g.ctx, client, src)
 }
 
 func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
@@ -276,6 +295,9 @@ func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
 	}
 	neurons, unpriced := r.Neurons()
 	text := fmt.Sprintf("%d lines, %d calls, about %.0f neurons ($%.2f beyond the free 10,000 a day, ±40 %%), at least %s", r.Lines-r.Invalid, r.Calls(), neurons, neurons*batch.DollarsPerNeuron, longest.Round(time.Second))
+	if r.Reused > 0 {
+		text += fmt.Sprintf("; %d lines have a stored result and cost nothing", r.Reused)
+	}
 	if r.Repeated > 0 {
 		text += fmt.Sprintf("; %d lines equal an earlier one and cost nothing", r.Repeated)
 	}
@@ -289,13 +311,14 @@ func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
 type batchSubmitCmd struct {
 	batchFile
 	batchLimits
+	batchReuse
 	IdempotencyKey string            `placeholder:"KEY" help:"The same key gives the same batch."`
 	Metadata       map[string]string `placeholder:"K=V" mapsep:"," help:"Words of yours that status and list show."`
 }
 
 // Help is shown by --help.
 func (batchSubmitCmd) Help() string {
-	return examples("neuronmill batch submit rows.jsonl", "neuronmill batch wait $(neuronmill batch submit rows.jsonl) -o results.jsonl") + `
+	return examples("neuronmill batch submit rows.jsonl", "neuronmill batch submit rows.jsonl --reuse 90d", "neuronmill batch wait $(neuronmill batch submit rows.jsonl) -o results.jsonl") + `
 Workers run the batch, so this command may end at once: start them with neuronmill worker.`
 }
 
@@ -316,7 +339,7 @@ func (c *batchSubmitCmd) Run(g *globals) error {
 	if c.IdempotencyKey != "" {
 		id = b.KeyedID(c.IdempotencyKey)
 	}
-	d, err := c.accept(g, b, id, src, batch.AcceptOptions{ByWorkers: true, AutoStop: c.AutoStop})
+	d, err := c.accept(g, b, id, src, batch.AcceptOptions{ByWorkers: true, AutoStop: c.AutoStop, Reuse: c.Reuse})
 	if err != nil {
 		return err
 	}

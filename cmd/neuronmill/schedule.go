@@ -63,6 +63,7 @@ type scheduleAddCmd struct {
 	IDColumn     string            `name:"id-column" placeholder:"NAME" help:"The column with the ids."`
 	SkipInvalid  bool              `help:"Run the valid lines of a --file that has others."`
 	CallEach     bool              `help:"Call every line of the --file. Otherwise lines with equal kind, model and input are called once."`
+	Reuse        string            `placeholder:"90d" help:"For a --file: take results that are no older from earlier batches, at no cost, where model and input are equal."`
 	AutoStop     string            `placeholder:"LIMIT" help:"End a batch once too many of its lines have failed: \"failed>5%%\"."`
 	Model        string            `placeholder:"ID" help:"Which model; see neuronmill models."`
 	Lane         tasks.Lane        `placeholder:"LANE" help:"interactive or bulk; bulk when left out."`
@@ -80,7 +81,7 @@ func (scheduleAddCmd) Help() string {
 		`neuronmill schedule add report text "News of {{date}}" --cron "0 2 * * *"`,
 		`neuronmill schedule add report text "Sum up" --cron @daily --overlap skip`,
 		`neuronmill schedule add hi text Hello --with max_tokens=9 --cron @daily`,
-		`neuronmill schedule add night --file "in/{{date}}.jsonl" --cron @daily`,
+		`neuronmill schedule add night --file "in/{{date}}.jsonl" --cron @daily --reuse 90d`,
 		`neuronmill schedule add calls transcription --new in/calls/ --cron @daily`,
 	) + `
 Texts of the payload may have {{date}}, {{date -1d}} and {{datetime}} of the slot in the time zone, {{slot}} in UTC, and {{name}}. A schedule cannot be changed: remove it and add it again.`
@@ -121,10 +122,10 @@ func (c *scheduleAddCmd) Run(g *globals) error {
 
 // file returns the file of the flags; nil when there is none.
 func (c *scheduleAddCmd) file() (*schedule.File, error) {
-	f := schedule.File{Key: c.File, Column: c.Column, IDColumn: c.IDColumn, SkipInvalid: c.SkipInvalid, CallEach: c.CallEach, AutoStop: c.AutoStop}
+	f := schedule.File{Key: c.File, Column: c.Column, IDColumn: c.IDColumn, SkipInvalid: c.SkipInvalid, CallEach: c.CallEach, Reuse: c.Reuse, AutoStop: c.AutoStop}
 	switch {
 	case c.File == "" && f != (schedule.File{}):
-		return nil, errors.New("--column, --id-column, --skip-invalid, --call-each and --auto-stop are for a --file")
+		return nil, errors.New("--column, --id-column, --skip-invalid, --call-each, --reuse and --auto-stop are for a --file")
 	case c.File == "" && c.Kind == "":
 		return nil, errors.New("give the KIND of the task, or a --file")
 	case c.File != "" && c.Input != "":

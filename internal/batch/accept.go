@@ -65,6 +65,7 @@ type AcceptOptions struct {
 	SkipInvalid bool   // run the valid lines of a file that has others
 	NoOutput    bool   // the end of the batch writes no output.jsonl
 	AutoStop    AutoStop
+	Reuse       MaxAge // take results of the tenant that are no older instead of calls
 }
 
 // InvalidError reports that a file has invalid lines and was not accepted.
@@ -95,9 +96,14 @@ func (b *Batches) Accept(ctx context.Context, id string, src Source, o AcceptOpt
 // store writes the segments and, last, the definition.
 func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOptions) (*Batch, error) {
 	w := segmentWriter{b: b, id: id, upload: strings.ToLower(rand.Text()[:8]), keep: o.SkipInvalid}
+	stored, err := b.finderFor(ctx, src, o.Reuse)
+	if err != nil {
+		return nil, err
+	}
+	defer stored.close()
 	w.group, w.ctx = errgroup.WithContext(ctx)
 	w.group.SetLimit(segmentsAtOnce)
-	report, err := scan(w.ctx, b.Client, src, w.line, w.cut)
+	report, err := scan(w.ctx, b.Client, src, stored, w.line, w.cut)
 	if failed := w.group.Wait(); failed != nil {
 		err = failed
 	}
@@ -109,7 +115,7 @@ func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOpti
 		return nil, err
 	}
 	d := &Batch{
-		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Repeated: report.Repeated, Segments: w.segments, Upload: w.upload,
+		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Repeated: report.Repeated, Reused: report.Reused, Reuse: o.Reuse, Segments: w.segments, Upload: w.upload,
 		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, Schedule: o.Schedule, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput, AutoStop: o.AutoStop,
 	}
 	if o.Deadline.IsZero() {
@@ -141,6 +147,7 @@ type record struct {
 
 	Content digest `json:"d,omitzero"`      // of a valid line; earlier versions have none
 	First   *place `json:"first,omitempty"` // of the line whose output this one gets, which then has no input of its own
+	From    string `json:"from,omitempty"`  // where the stored output is that this line gets, see finder.of
 }
 
 // segmentWriter writes lines into segments.
@@ -164,7 +171,7 @@ func (w *segmentWriter) line(l *Line, chunk int) error {
 	if w.broken {
 		return nil
 	}
-	r := record{Number: l.Number, Chunk: chunk, ID: l.ID, Kind: l.Kind, Model: l.Model, Input: l.Input, Extra: l.Extra, Content: l.content, First: l.first}
+	r := record{Number: l.Number, Chunk: chunk, ID: l.ID, Kind: l.Kind, Model: l.Model, Input: l.Input, Extra: l.Extra, Content: l.content, First: l.first, From: l.from}
 	if r.First != nil {
 		r.Input = nil
 	}

@@ -1,12 +1,12 @@
 package batch
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -99,5 +99,6 @@ func (f *firstLines) find(content digest, at place) (first place, repeated bool)
 // reusable reports whether the result of a line may be taken from another batch. A
 // recording, or a picture at a URL, may have changed since; within one batch it has not.
 func reusable(kind tasks.Kind, input []byte) bool {
-	return kind != tasks.KindTranscription && !(kind == tasks.KindText && strings.Contains(string(input), `"image_url"`))
+	picture := kind == tasks.KindText && bytes.Contains(input, []byte(`"image_url"`))
+	return kind != tasks.KindTranscription && !picture
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/neuronmill/neuronmill/storage"
@@ -63,6 +64,7 @@ func (d *driver) answers(r record, line []byte) (content digest) {
 type layout struct {
 	head  int // bytes of the first line, with its end
 	lines directory
+	at    time.Time // when it was written
 }
 
 // mostLayouts bounds the layouts in memory: about 20 KB each.
@@ -81,7 +83,7 @@ func (d *driver) layoutOf(ctx context.Context, round, segment int) (layout, erro
 	if err != nil {
 		return known, err
 	}
-	known = layout{head: size, lines: h.Lines}
+	known = layout{head: size, lines: h.Lines, at: h.At}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.layouts) >= mostLayouts || d.layouts == nil {

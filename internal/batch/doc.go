@@ -17,6 +17,10 @@
 // out of the shard by the directory in the shard's first line. The shard of a segment is
 // written after those of the segments that its lines repeat.
 //
+// With AcceptOptions.Reuse, lines get the output of earlier batches of the tenant. Accept
+// looks for them in the indexes of these, and the segment names the part of the shard. A
+// line whose part is gone when it is needed runs as a task of its own.
+//
 // Objects of a batch, below <tenant>/batches/<id>/:
 //
 //	batch.json              the definition with its upload, create-only, written after all segments
@@ -26,6 +30,9 @@
 //	cancel/0.json           a person cancelled the round
 //	ends/0.json             the counts of a round that has ended, create-only
 //	output.jsonl            the output in the order of the input
+//
+// <tenant>/batches/index/<day>/<id>/<round>/<group> says which lines the shards of a group of
+// 64 segments answer.
 //
 // <tenant>/batches/pending/<id>.json marks a batch that workers drive. It is deleted after
 // the end of the round is written.

@@ -58,6 +58,8 @@ type driver struct {
 	mu      sync.Mutex
 	opened  map[int]chan struct{} // by segment; closed when its shard is stored
 	layouts map[place]layout      // of shards, by segment and round
+	missing map[int]int           // segments without a shard, by group; see groups
+	indexed map[int]bool          // groups
 	counts  Counts
 	seen    Counts // of the lines that this driver has run, see tally
 	tooMany string // why the round stopped itself
@@ -235,6 +237,7 @@ func (d *driver) checkCancelled(ctx context.Context) error {
 
 // segments runs all segments that have no shard in this round, in order.
 func (d *driver) segments(ctx context.Context) error {
+	d.groups()
 	g, inner := errgroup.WithContext(ctx)
 	touched := -1 // segments before it may have had tasks of an earlier driver
 	for n := range d.batch.Segments {
@@ -300,6 +303,9 @@ func (d *driver) end(ctx context.Context) (*End, error) {
 	}
 	if e.Completed+e.Failed != d.batch.Lines {
 		return nil, fmt.Errorf("batch %s has %d lines, but %d completed and %d failed", d.batch.ID, d.batch.Lines, e.Completed, e.Failed)
+	}
+	if err := d.indexRest(ctx); err != nil {
+		return nil, err
 	}
 	if d.batch.ByWorkers && !d.batch.NoOutput {
 		if err := d.storeOutput(ctx, d.batch); err != nil {
@@ -452,8 +458,13 @@ func (d *driver) tasksOf(ctx context.Context, n int) (f forgettable, err error) 
 			}
 		}
 	}
-	for _, c := range chunksOf(d.round.Number, n, records, func(int) bool { return true }) {
+	for _, c := range d.chunksOf(n, records, func(int) bool { return true }) {
 		add(c.key, c.records)
+	}
+	for i, r := range records {
+		if head.Alone > 0 && d.shares(r) && r.From != "" {
+			add(aloneKey(d.round.Number, n, i), []record{r})
+		}
 	}
 	return f, nil
 }

@@ -30,6 +30,7 @@ type Line struct {
 
 	content digest // of a valid line
 	first   *place // of the line that this one equals; nil for none
+	from    string // where its output is stored, see finder.of; empty when it is not
 }
 
 // Problem describes one fault of a line.

@@ -55,6 +55,8 @@ type Batch struct {
 	Lines     int               `json:"lines"`
 	Invalid   int               `json:"invalid,omitempty"`  // lines that failed validation and are not run
 	Repeated  int               `json:"repeated,omitempty"` // lines that equal an earlier one, and get its output
+	Reused    int               `json:"reused,omitempty"`   // lines that get a stored result
+	Reuse     MaxAge            `json:"reuse,omitzero"`     // how old that may be
 	Segments  int               `json:"segments"`
 	Upload    string            `json:"upload,omitempty"` // of the attempt that stored the segments
 	Demands   []*Demand         `json:"demands"`

@@ -28,6 +28,7 @@ type Report struct {
 	Invalid  int       `json:"invalid"`
 	Refusing int       `json:"-"`                  // the invalid lines that refuse the file
 	Repeated int       `json:"repeated,omitempty"` // lines that equal an earlier one, and need no call
+	Reused   int       `json:"reused,omitempty"`   // lines whose result is stored, and that need no call
 	Problems []Problem `json:"problems,omitempty"` // the first ProblemLimit
 	Demands  []*Demand `json:"demands"`            // in the order of their first lines
 }
@@ -65,12 +66,12 @@ var ErrEmpty = errors.New("the file has no lines")
 
 // Scan validates every line of a file, counts and estimates. It spends nothing.
 func Scan(ctx context.Context, c *tasks.Client, src Source) (*Report, error) {
-	return scan(ctx, c, src, func(*Line, int) error { return nil }, func() error { return nil })
+	return scan(ctx, c, src, &finder{}, func(*Line, int) error { return nil }, func() error { return nil })
 }
 
 // scan reads a file and calls line for each line, with the number of its chunk, and cut
-// at the end of each segment.
-func scan(ctx context.Context, c *tasks.Client, src Source, line func(l *Line, chunk int) error, cut func() error) (*Report, error) {
+// at the end of each segment. Lines whose output the finder finds need no call.
+func scan(ctx context.Context, c *tasks.Client, src Source, stored *finder, line func(l *Line, chunk int) error, cut func() error) (*Report, error) {
 	file, err := src.Open()
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", src.Name, err)
@@ -97,7 +98,7 @@ func scan(ctx context.Context, c *tasks.Client, src Source, line func(l *Line, c
 			}
 			s.segment = segmentPlan{number: s.segment.number + 1}
 		}
-		if err := s.identify(l); err != nil {
+		if err := s.identify(ctx, l, stored); err != nil {
 			return nil, err
 		}
 		if err := line(l, s.segment.chunk(l)); err != nil {
@@ -153,20 +154,25 @@ func (s *scanner) add(l *Line) {
 	}
 }
 
-// identify computes the digest of a valid line, and finds the earlier line that it equals.
-func (s *scanner) identify(l *Line) (err error) {
-	if l.Problem != nil {
-		return nil
+// identify computes the digest of a valid line, and finds its stored output or the earlier
+// line that it equals.
+func (s *scanner) identify(ctx context.Context, l *Line, stored *finder) (err error) {
+	if l.Problem == nil {
+		if l.content, err = contentOf(l.Kind, l.Model, l.Payload); err != nil {
+			return fmt.Errorf("line %d: %w", l.Number, err)
+		}
 	}
-	if l.content, err = contentOf(l.Kind, l.Model, l.Payload); err != nil {
-		return fmt.Errorf("line %d: %w", l.Number, err)
-	}
-	if s.callEach {
-		return nil
-	}
-	if first, repeated := s.first.find(l.content, place{s.segment.number, s.segment.records}); repeated {
-		l.first = &first
-		s.report.Repeated++
+	l.from, err = stored.of(ctx, l) // of each line: the finder counts them
+	switch {
+	case err != nil || l.Problem != nil:
+		return err
+	case l.from != "":
+		s.report.Reused++
+	case !s.callEach:
+		if first, repeated := s.first.find(l.content, place{s.segment.number, s.segment.records}); repeated {
+			l.first = &first
+			s.report.Repeated++
+		}
 	}
 	return nil
 }
@@ -184,7 +190,7 @@ func (s *scanner) count(l *Line) {
 		s.report.Demands = append(s.report.Demands, d)
 	}
 	d.Lines++
-	if l.first != nil {
+	if l.first != nil || l.from != "" {
 		return
 	}
 	d.Calls += s.segment.calls
@@ -230,10 +236,10 @@ func (s *segmentPlan) full(l *Line) bool {
 
 // chunk returns the number of a line's chunk within the segment. Embeddings of one model
 // and pooling share a chunk, up to the texts and tokens of one call. A line that equals an
-// earlier one has none.
+// earlier one, or whose output is stored, has none.
 func (s *segmentPlan) chunk(l *Line) int {
 	s.records, s.lines, s.bytes = s.records+1, s.lines+weight(l), s.bytes+len(l.Input)
-	if l.first != nil {
+	if l.first != nil || l.from != "" {
 		return noChunk
 	}
 	e, ok := l.Payload.(tasks.Embedding)

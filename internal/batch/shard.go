@@ -27,6 +27,7 @@ type shardHead struct {
 	Costs []Cost    `json:"costs,omitempty"`
 	At    time.Time `json:"at,omitzero"`     // when it was written
 	Lines directory `json:"lines,omitempty"` // earlier versions have none
+	Alone int       `json:"alone,omitempty"` // lines that ran alone, since their stored output was gone
 }
 
 // mostHead is the most bytes of the first line of a shard.
@@ -63,7 +64,7 @@ func (s *openSegment) start(ctx context.Context, g *errgroup.Group) error {
 	}
 	if len(s.chunks)+len(s.shared) == 0 { // no line of it failed in the round before
 		d.open.Release(1)
-		return nil
+		return d.passed(ctx, s.n)
 	}
 	s.open()
 	for _, c := range s.chunks {
@@ -114,21 +115,32 @@ func (s *openSegment) load(ctx context.Context) error {
 	}
 	takesPart := func(i int) bool { return redo(i) && (records[i].Error == nil || d.round.Number == 0) }
 	s.records = len(records)
-	s.chunks = chunksOf(d.round.Number, s.n, records, takesPart)
+	s.chunks = d.chunksOf(s.n, records, takesPart)
 	for i, r := range records {
-		if r.First != nil && takesPart(i) {
+		if d.shares(r) && takesPart(i) {
 			s.shared = append(s.shared, sharedLine{r, i})
 		}
 	}
 	return nil
 }
 
+// shares reports whether a line gets the output of another one. With another model than its
+// own, a line gets no stored output.
+func (d *driver) shares(r record) bool {
+	return r.First != nil || r.From != "" && d.round.Model == ""
+}
+
 // chunksOf forms the chunks of a segment from the records that take part in the round, and
 // need a call.
-func chunksOf(round, segment int, records []record, takesPart func(i int) bool) (chunks []*chunkRun) {
+func (d *driver) chunksOf(segment int, records []record, takesPart func(i int) bool) (chunks []*chunkRun) {
+	round := d.round.Number
 	byNumber := map[int]*chunkRun{}
 	for i, r := range records {
-		if r.First != nil || !takesPart(i) {
+		if d.shares(r) || !takesPart(i) {
+			continue
+		}
+		if r.Chunk == noChunk {
+			chunks = append(chunks, &chunkRun{key: aloneKey(round, segment, i), units: embeddingUnits, records: []record{r}, positions: []int{i}})
 			continue
 		}
 		c := byNumber[r.Chunk]
@@ -192,12 +204,11 @@ func (s *openSegment) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	shared, err := s.fill(ctx, lines)
+	alone, err := s.fill(ctx, &head, lines, contents)
 	if err != nil {
 		return err
 	}
-	d.count(s.change(shared))
-	head.add(s.change(shared))
+	done = append(done, alone...)
 	head.At = time.Now().UTC().Truncate(time.Second)
 	for i, l := range lines {
 		head.Lines = head.Lines.add(contents[i], len(l))
@@ -215,7 +226,7 @@ func (s *openSegment) finish(ctx context.Context) error {
 	}
 	s.close()
 	d.forgetLater(ctx, done)
-	return nil
+	return d.passed(ctx, s.n)
 }
 
 // before returns the beginning of the shard, and the lines of the round before.

@@ -39,7 +39,7 @@ func (s *openSegment) close() {
 // Those segments are earlier ones, so they are open or have their shards.
 func (s *openSegment) waitForFirsts(ctx context.Context) error {
 	for _, l := range s.shared {
-		if l.First.Segment == s.n {
+		if l.First == nil || l.First.Segment == s.n {
 			continue
 		}
 		s.d.mu.Lock()
@@ -57,17 +57,28 @@ func (s *openSegment) waitForFirsts(ctx context.Context) error {
 	return nil
 }
 
-// fill completes the lines of the segment that get the output of others.
-func (s *openSegment) fill(ctx context.Context, lines [][]byte) (Counts, error) {
-	var counts Counts
+// fill completes the lines of the segment that get the output of others. A line whose
+// stored output is gone runs alone; done are the tasks of those.
+func (s *openSegment) fill(ctx context.Context, head *shardHead, lines [][]byte, contents []digest) (done forgettable, err error) {
 	first, err := s.firsts(ctx, lines)
 	if err != nil {
-		return counts, err
+		return nil, err
 	}
+	var counts Counts
+	var gone []sharedLine
 	for i, l := range s.shared {
 		line, completed, err := copyLine(l.ID, first[i])
-		if err != nil {
-			return counts, fmt.Errorf("line %d repeats line %d of segment %d: %w", l.Number, l.First.Position, l.First.Segment, err)
+		if err == nil && completed && l.From != "" {
+			completed, err = s.d.pictureStored(ctx, l, line)
+		}
+		switch {
+		case l.From != "" && s.d.halted():
+			line, completed = failedLine(l.ID, s.d.notRun()), false
+		case l.From != "" && (errors.Is(err, errNoLine) || err == nil && !completed):
+			gone = append(gone, l)
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("the output of line %d: %w", l.Number, err)
 		}
 		lines[l.position] = line
 		if completed {
@@ -77,40 +88,58 @@ func (s *openSegment) fill(ctx context.Context, lines [][]byte) (Counts, error) 
 			counts.Failed++
 		}
 	}
-	return counts, nil
+	s.d.count(s.change(counts))
+	head.add(s.change(counts))
+	return s.runAlone(ctx, head, gone, lines, contents)
 }
 
-// firsts returns the output of the lines that the shared ones repeat, in their order.
+// firsts returns the output of the lines that the shared ones repeat, in their order; nil
+// for stored output that is gone.
 func (s *openSegment) firsts(ctx context.Context, lines [][]byte) ([][]byte, error) {
 	first := make([][]byte, len(s.shared))
 	var parts []*part
 	for i, l := range s.shared {
-		if l.First.Segment == s.n {
+		var p *part
+		var err error
+		switch {
+		case l.From != "":
+			p = s.d.storedPart(l.From)
+		case l.First.Segment == s.n:
 			first[i] = lines[l.First.Position]
-			continue
+		default:
+			p, err = s.partOf(ctx, *l.First)
 		}
-		var shape layout
-		round := s.d.latestRound(l.First.Segment)
-		if round < 0 {
-			return nil, fmt.Errorf("segment %d of batch %s has no shard yet", l.First.Segment, s.d.batch.ID)
-		}
-		err := s.d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
-			shape, err = s.d.layoutOf(ctx, round, l.First.Segment)
-			return err
-		})
 		if err != nil {
 			return nil, err
 		}
-		if l.First.Position >= shape.lines.lines() {
-			return nil, fmt.Errorf("segment %d of batch %s has no line %d", l.First.Segment, s.d.batch.ID, l.First.Position)
+		if p != nil {
+			p.took = func(body []byte) { first[i] = body }
+			parts = append(parts, p)
 		}
-		_, length := shape.lines.line(l.First.Position)
-		parts = append(parts, &part{
-			key: s.d.shardKey(s.d.batch.ID, round, l.First.Segment), offset: shape.head + shape.lines.offset(l.First.Position), length: length,
-			took: func(body []byte) { first[i] = body },
-		})
 	}
 	return first, s.d.readParts(ctx, parts)
+}
+
+// partOf returns the part of a shard that is a line of another segment of this batch.
+func (s *openSegment) partOf(ctx context.Context, at place) (*part, error) {
+	d := s.d
+	round := d.latestRound(at.Segment)
+	if round < 0 {
+		return nil, fmt.Errorf("segment %d of batch %s has no shard yet", at.Segment, d.batch.ID)
+	}
+	var shape layout
+	err := d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
+		shape, err = d.layoutOf(ctx, round, at.Segment)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if at.Position >= shape.lines.lines() {
+		return nil, fmt.Errorf("segment %d of batch %s has no line %d", at.Segment, d.batch.ID, at.Position)
+	}
+	_, length := shape.lines.line(at.Position)
+	return &part{key: d.shardKey(d.batch.ID, round, at.Segment), offset: shape.head + shape.lines.offset(at.Position), length: length}, nil
 }
 
 // part is a part of an object that is to be read.

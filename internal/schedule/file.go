@@ -23,6 +23,7 @@ type File struct {
 	IDColumn    string `json:"id_column,omitempty" yaml:"id_column" maxLength:"200" doc:"The column with the ids; the numbers of the lines when left out."`
 	SkipInvalid bool   `json:"skip_invalid,omitempty" yaml:"skip_invalid" doc:"Run the valid lines of a file that has others."`
 	CallEach    bool   `json:"call_each,omitempty" yaml:"call_each" doc:"Call every line. Otherwise lines with equal kind, model and input are called once."`
+	Reuse       string `json:"reuse,omitempty" yaml:"reuse" maxLength:"20" doc:"Take results that are no older from earlier batches, at no cost, where model and input are equal: 90d."`
 	AutoStop    string `json:"auto_stop,omitempty" yaml:"auto_stop" maxLength:"40" doc:"End a batch once too many of its lines have failed: failed>5%."`
 }
 
@@ -49,6 +50,9 @@ func (p *problems) file(e Entry) {
 		if invalid == nil {
 			p.add("payload", "%v", err)
 		}
+	}
+	if err := new(batch.MaxAge).UnmarshalText([]byte(e.File.Reuse)); err != nil {
+		p.add("file.reuse", "%v", err)
 	}
 	if err := new(batch.AutoStop).UnmarshalText([]byte(e.File.AutoStop)); err != nil {
 		p.add("file.auto_stop", "%v", err)
@@ -104,7 +108,8 @@ func (d *dispatcher) submitFile(ctx context.Context, e Entry, r Run, deadline ti
 		return refuse(r, err), nil
 	}
 	o := batch.AcceptOptions{Deadline: deadline, SkipInvalid: e.File.SkipInvalid}
-	_ = o.AutoStop.UnmarshalText([]byte(e.File.AutoStop)) // Check has read it
+	_ = o.AutoStop.UnmarshalText([]byte(e.File.AutoStop)) // Check has read both
+	_ = o.Reuse.UnmarshalText([]byte(e.File.Reuse))
 	object := d.tenant + "/" + key
 	return d.accept(ctx, e, r, batch.Source{Name: key, Format: format, CallEach: e.File.CallEach, Open: func() (io.ReadCloser, error) {
 		body, err := d.store.Get(ctx, object)

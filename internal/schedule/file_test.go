@@ -71,6 +71,38 @@ func TestAFileRunsAsABatchOnceASlot(t *testing.T) {
 	})
 }
 
+// TestASlotReusesTheResultsOfTheSlotBefore: the second night over a file costs what changed.
+func TestASlotReusesTheResultsOfTheSlotBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		ai := workersaitest.New(workersaitest.Options{Latency: 100 * time.Millisecond})
+		w, err := worker.New(worker.Config{Redis: f.memory, Store: f.store, AI: ai.Client(), Log: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		service := &batch.Service{Redis: f.memory, Store: f.store, Log: slog.New(slog.DiscardHandler)}
+		ctx, stop := context.WithCancel(t.Context())
+		var running errgroup.Group
+		defer func() { stop(); require.NoError(t, running.Wait()) }()
+		running.Go(func() error { return w.Run(ctx) })
+		running.Go(func() error { return service.Run(ctx) })
+
+		d := fromFile()
+		d.File.Key, d.File.Reuse = "in/titles.csv", "90d"
+		f.add(t, d)
+		for night, title := range []string{"How, then?", "How, then?", "Why?"} {
+			file := "sku,title\na-1,Good morning\na-2,Good night\na-3,\"" + title + "\"\n"
+			require.NoError(t, f.store.Put(t.Context(), "default/in/titles.csv", strings.NewReader(file), "text/csv"))
+			time.Sleep(time.Minute)
+			_, err := f.RunNow(t.Context(), "nightly")
+			require.NoError(t, err)
+			time.Sleep(10 * time.Minute)
+			runs, err := f.History(t.Context(), "nightly", 1)
+			require.NoError(t, err)
+			require.Equal(t, schedule.Completed, runs[0].Status)
+			require.Len(t, ai.Requests(), []int{3, 3, 4}[night])
+		}
+	})
+}
+
 // TestAFileThatCannotRunIsRefusedWithTheReason names the line, and a person can run the
 // schedule again once the file is mended.
 func TestAFileThatCannotRunIsRefusedWithTheReason(t *testing.T) {
@@ -106,6 +138,7 @@ func TestTheFileOfAScheduleIsChecked(t *testing.T) {
 		"file.key {{":    func(d *schedule.Definition) { d.File.Key = "in/{{week}}.csv" },
 		"file.column":    func(d *schedule.Definition) { d.File.Column = "" },
 		"file.id_column": func(d *schedule.Definition) { d.File.Key, d.File.Column = "in/a.txt", "" },
+		"file.reuse":     func(d *schedule.Definition) { d.File.Reuse = "a month" },
 		"file.auto_stop": func(d *schedule.Definition) { d.File.AutoStop = "5%" },
 		"kind":           func(d *schedule.Definition) { d.Kind = "poem" },
 		"kind ":          func(d *schedule.Definition) { d.Kind = "" },
