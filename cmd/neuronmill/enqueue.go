@@ -10,7 +10,7 @@ import (
 )
 
 type enqueueCmd struct {
-	kinds[enqueueOne, enqueueOne]
+	kinds[enqueueOne, enqueueOne, enqueueOne]
 }
 
 // Help is shown by --help.
@@ -31,8 +31,9 @@ A bad line is told with its number and the others go on. Exit code 0: all accept
 
 type enqueueOne struct{}
 
-func (enqueueOne) verb() string { return "enqueue" }
-func (enqueueOne) file() string { return "" }
+func (enqueueOne) verb() string  { return "enqueue" }
+func (enqueueOne) file() string  { return "" }
+func (enqueueOne) follows() bool { return false }
 
 // chunk is how many inputs one call of the client accepts.
 const chunk = 200

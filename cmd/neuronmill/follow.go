@@ -112,10 +112,16 @@ func (o *followed) end(stack *app.Stack, id string) error {
 	if o.json || r.Kind != tasks.KindText || json.Unmarshal(r.Output, &output) != nil {
 		return nil
 	}
-	rest, ok := strings.CutPrefix(output.Text, o.text.String())
-	if !ok {
-		rest = "\n" + output.Text
-	}
-	fmt.Fprintln(o.g.stdout, rest)
+	fmt.Fprintln(o.g.stdout, unwritten(output.Text, o.text.String()))
 	return nil
+}
+
+// unwritten returns the part of a text after the part that is on the screen, or all of it
+// on a line of its own if the screen has another one.
+func unwritten(text, written string) string {
+	rest, ok := strings.CutPrefix(text, written)
+	if !ok {
+		return "\n" + text
+	}
+	return rest
 }

@@ -27,7 +27,7 @@ Keys are kept in the bucket as hashes, so they survive the loss of Redis. Once t
 type keyCreateCmd struct {
 	Tenant  string        `default:"default" help:"Whose tasks the key reaches: letters, digits, - and _."`
 	Scope   []keys.Scope  `default:"tasks:read,tasks:write" placeholder:"SCOPE" help:"tasks:read, tasks:write, gates:write, keys:write, usage:read, budgets:write; the first two by default."`
-	Rate    int           `placeholder:"N" help:"Requests a minute that each server takes; any number by default."`
+	Rate    int           `placeholder:"N" help:"Requests a minute that all servers together take; any number by default."`
 	Name    string        `placeholder:"TEXT" help:"What it is for, shown by key list."`
 	Expires time.Duration `placeholder:"720h" help:"How long it works; until it is revoked by default."`
 	JSON    bool          `name:"json" help:"One JSON object."`

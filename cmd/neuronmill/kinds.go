@@ -3,17 +3,17 @@ package main
 import "github.com/neuronmill/neuronmill/tasks"
 
 // kinds has one subcommand per kind, with its payload fields as flags. C has the flags of
-// the command, A those for kinds whose results have files.
-type kinds[C, A action] struct {
+// the command, A those for kinds whose results have files, T those for text.
+type kinds[C, A, T action] struct {
 	Transcription kindCmd[transcriptionInput, A] `cmd:"" help:"Turn speech into text. INPUT is an audio file or an https URL."`
 	Image         kindCmd[imageInput, A]         `cmd:"" help:"Draw a picture. INPUT is the prompt."`
 	Translation   kindCmd[translationInput, C]   `cmd:"" help:"Translate. INPUT is the text; --target-lang says into what."`
 	Embedding     kindCmd[embeddingInput, C]     `cmd:"" help:"Turn text into a vector. INPUT is the text."`
-	Text          kindCmd[textInput, C]          `cmd:"" help:"Generate text. INPUT is the prompt."`
+	Text          kindCmd[textInput, T]          `cmd:"" help:"Generate text. INPUT is the prompt."`
 }
 
 // derive makes the flags of all kinds, before the command line is parsed.
-func (k *kinds[C, A]) derive() {
+func (k *kinds[C, A, T]) derive() {
 	k.Transcription.derive()
 	k.Image.derive()
 	k.Translation.derive()

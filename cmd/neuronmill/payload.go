@@ -20,6 +20,8 @@ type action interface {
 	verb() string
 	// file is the destination of the result's files; empty leaves them in the bucket.
 	file() string
+	// follows reports whether the text of a task is printed while the model writes it.
+	follows() bool
 }
 
 // kindCmd is a command such as "run text": inputs, options, the flags of the kind's payload,
@@ -177,6 +179,8 @@ func checkText(field, text string) tasks.ValidationError {
 // checked as they arrive.
 func (c kindCmd[K, C]) check(g *globals) error {
 	switch given := len(c.Input) > 0; {
+	case c.Command.follows() && (g.asJSON || isStdin(c.Input)):
+		return app.Usage(errors.New("--stream prints texts for people while they are written: leave --json and - away"))
 	case c.Keyed && (!isStdin(c.Input) || c.Payload != ""):
 		return app.Usage(errors.New("--keyed is for lines of stdin: give - as INPUT; payloads have their key in a member \"key\""))
 	case c.Payload == "-" && !isStdin(c.Input):

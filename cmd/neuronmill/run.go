@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/events"
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/worker"
 )
 
 type runCmd struct {
 	JSON bool `name:"json" help:"Print the result documents, one a line, in the order of the inputs."`
-	kinds[runOne, runFile]
+	kinds[runOne, runFile, runText]
 }
 
 // Help is shown by --help.
@@ -27,6 +29,7 @@ func (runCmd) Help() string {
 		`neuronmill run image "a mill by a river" -o mill.jpg`,
 		`neuronmill run embedding - < titles.txt > vectors.jsonl`,
 		`neuronmill run text --payload - --json < rows.jsonl > results.jsonl`,
+		`neuronmill run text --stream "Tell a long story"`,
 	) + `
 Results go to stdout in the order of the inputs, everything else to stderr. Without a Redis of your own it brings a worker with it.
 It says what it waits for, and ends soon after the deadline of its tasks, unless a call is under way.
@@ -41,18 +44,28 @@ A bad line is told with its number and the others go on. Exit code 0: all comple
 
 type runOne struct{}
 
-func (runOne) verb() string { return "run" }
-func (runOne) file() string { return "" }
+func (runOne) verb() string  { return "run" }
+func (runOne) file() string  { return "" }
+func (runOne) follows() bool { return false }
+
+// runText is the run command for text.
+type runText struct {
+	runOne
+	Stream bool `help:"Print the text while the model writes it."`
+}
+
+func (r runText) follows() bool { return r.Stream }
 
 // runFile is the run command for kinds whose results have files.
 type runFile struct {
 	Output string `short:"o" placeholder:"FILE" help:"Put the file of the result there; a folder takes the files of all results; - is stdout."`
 }
 
-var _, _ action = runOne{}, runFile{}
+var _, _, _ action = runOne{}, runFile{}, runText{}
 
 func (runFile) verb() string   { return "run" }
 func (r runFile) file() string { return r.Output }
+func (runFile) follows() bool  { return false }
 
 // Run executes "run KIND" or "enqueue KIND".
 func (c *kindCmd[F, C]) Run(g *globals) error {
@@ -108,6 +121,10 @@ func (c kindCmd[F, C]) runAll(g *globals) error {
 		wg    sync.WaitGroup
 		out   = printer{g: g, stack: stack, bar: bar, files: files, rows: isStdin(c.Input) && !c.Keyed}
 	)
+	if c.Command.follows() {
+		out.streamer = newStreamer(g, stack.Redis.UniversalClient, bar.stop)
+		defer out.streamer.stop()
+	}
 	why := explain(g, stack, bar)
 	defer why.stop()
 	wg.Go(func() { c.print(queue, &out, why) })
@@ -206,6 +223,10 @@ type printer struct {
 	bar   *progress
 	files saver
 	rows  bool // one line of stdout per line of stdin, since rows have no keys
+
+	streamer *streamer // prints texts while they are written; nil for none
+	written  string    // the part of the present text that streamer has printed
+
 	tally counts
 }
 
@@ -216,7 +237,7 @@ func (c kindCmd[F, C]) print(queue <-chan waiting, out *printer, why *explainer)
 			continue
 		}
 		why.of(w.id)
-		o := <-w.result
+		o := out.await(w)
 		why.of("")
 		if o.err != nil {
 			out.without(c.at(w.parsed, o.err), w)
@@ -225,6 +246,20 @@ func (c kindCmd[F, C]) print(queue <-chan waiting, out *printer, why *explainer)
 		out.result(w.parsed, o.result)
 		out.bar.add(1)
 	}
+}
+
+// await waits for a result and prints the text of its task meanwhile.
+func (p *printer) await(w waiting) outcome {
+	if p.streamer == nil || w.id == "" {
+		return <-w.result
+	}
+	finish := p.streamer.follow(w.id, events.SnapshotOf(p.stack.Client, objects.DefaultTenant, w.id))
+	o := <-w.result
+	p.written = finish()
+	if p.written != "" && (o.err != nil || o.result.Status != tasks.Completed) {
+		fmt.Fprintln(p.g.stdout)
+	}
+	return o
 }
 
 // without reports why an input has no result.
@@ -270,6 +305,8 @@ func (p *printer) result(row parsed, r *tasks.Result) {
 	case r.Status != tasks.Completed:
 		p.empty(row)
 	case p.files.stdout():
+	case p.streamer != nil:
+		fmt.Fprintln(p.g.stdout, unwritten(mainResult(p.g.settings, r), p.written))
 	case len(files) > 0:
 		p.line(row, strings.Join(files, "\n"))
 	default:

@@ -73,7 +73,7 @@ func (s *Server) authenticate(req *http.Request) (caller, *Problem) {
 		s.log.Warn("keys not read", "error", err)
 		return caller{}, newProblem(codeUnavailable, "").retryAfter(5 * time.Second)
 	}
-	if wait := s.limits.used(k); wait > 0 {
+	if wait := s.rates.use(req.Context(), k); wait > 0 {
 		return caller{}, newProblem(codeKeyRate, "").retryAfter(wait)
 	}
 	return caller{tenant: k.Tenant, keyID: k.ID, scopes: append([]keys.Scope{}, k.Scopes...)}, nil
@@ -137,16 +137,10 @@ func (s *Server) addressOf(req *http.Request) string {
 	return host
 }
 
-// limiters limit the requests of keys, and of addresses with wrong keys.
+// limiters limit the requests of addresses that send wrong keys.
 type limiters struct {
 	mu        sync.Mutex
-	keys      map[string]*keyLimit     // by id of the key
-	addresses map[string]*rate.Limiter // that sent a wrong key
-}
-
-type keyLimit struct {
-	perMinute int
-	*rate.Limiter
+	addresses map[string]*rate.Limiter
 }
 
 const (
@@ -155,31 +149,11 @@ const (
 )
 
 func newLimiters() *limiters {
-	return &limiters{keys: map[string]*keyLimit{}, addresses: map[string]*rate.Limiter{}}
-}
-
-// used counts a request of a key. It returns how long to wait if the key has none left.
-func (l *limiters) used(k keys.Key) time.Duration {
-	if k.PerMinute == 0 {
-		return 0
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	limit := l.keys[k.ID]
-	if limit == nil || limit.perMinute != k.PerMinute {
-		if len(l.keys) >= mostLimiters {
-			clear(l.keys)
-		}
-		// A tenth of the minute's requests may come at once.
-		limit = &keyLimit{k.PerMinute, rate.NewLimiter(rate.Limit(float64(k.PerMinute)/60), max(1, k.PerMinute/10))}
-		l.keys[k.ID] = limit
-	}
-	return waitFor(limit.Limiter)
+	return &limiters{addresses: map[string]*rate.Limiter{}}
 }
 
 // waitFor takes a token, or returns how long it takes until there is one.
-func waitFor(l *rate.Limiter) time.Duration {
-	now := time.Now()
+func waitFor(l *rate.Limiter, now time.Time) time.Duration {
 	r := l.ReserveN(now, 1)
 	wait := r.DelayFrom(now)
 	if wait > 0 {

@@ -77,6 +77,7 @@ type Server struct {
 	mux     *http.ServeMux
 	api     huma.API
 	limits  *limiters
+	rates   *keyRates
 	bulk    *bulk.Runner
 
 	// stopping is closed when the server begins to stop. Whatever waits or streams ends
@@ -112,6 +113,7 @@ func New(cfg Config) (*Server, error) {
 	if s.cfg.Metrics == nil {
 		s.cfg.Metrics = prometheus.NewRegistry()
 	}
+	s.rates = newKeyRates(cfg.Redis, s.log)
 	measured, err := metrics.Of(s.cfg.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("http api: %w", err)

@@ -1,4 +1,4 @@
-// Package jsonsize estimates what a JSON document costs in memory before it is decoded. A
+// Package jsonsize estimates the memory of a JSON document before it is decoded. A
 // value of two bytes, such as {} in a list, takes hundreds of bytes once it is decoded, so
 // a bound on the bytes of a body alone is no bound on memory.
 package jsonsize

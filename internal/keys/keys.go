@@ -49,7 +49,7 @@ type Key struct {
 	Name      string     `json:"name,omitempty"`
 	Tenant    string     `json:"tenant"`
 	Scopes    []Scope    `json:"scopes"`
-	PerMinute int        `json:"per_minute,omitempty"` // requests a minute at each server; 0 means no limit
+	PerMinute int        `json:"per_minute,omitempty"` // requests a minute over all servers; 0 means no limit
 	CreatedAt time.Time  `json:"created_at"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
