@@ -165,6 +165,11 @@ type batchLimits struct {
 	AutoStop batch.AutoStop `name:"auto-stop" placeholder:"LIMIT" help:"End the batch once too many of its lines have failed: \"failed>5%%\". Retry runs the rest."`
 }
 
+// batchCap bounds the cost of a batch.
+type batchCap struct {
+	MaxNeurons float64 `placeholder:"N" help:"Most that the batch may cost over all retries. It reserves the highest price of each call before it is sent, and stops before a call that might cost more. Retry with a higher N runs the rest."`
+}
+
 // batchReuse takes stored results instead of calls.
 type batchReuse struct {
 	Reuse batch.MaxAge `placeholder:"90d" help:"Take results that are no older from earlier batches, at no cost, where model and input are equal. Without it all lines are called."`
@@ -328,6 +333,7 @@ func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
 type batchSubmitCmd struct {
 	batchFile
 	batchLimits
+	batchCap
 	batchReuse
 	IdempotencyKey string            `placeholder:"KEY" help:"The same key gives the same batch."`
 	Metadata       map[string]string `placeholder:"K=V" mapsep:"," help:"Words of yours that status and list show."`
@@ -356,7 +362,7 @@ func (c *batchSubmitCmd) Run(g *globals) error {
 	if c.IdempotencyKey != "" {
 		id = b.KeyedID(c.IdempotencyKey)
 	}
-	d, err := c.accept(g, b, id, src, batch.AcceptOptions{ByWorkers: true, AutoStop: c.AutoStop, Reuse: c.Reuse})
+	d, err := c.accept(g, b, id, src, batch.AcceptOptions{ByWorkers: true, AutoStop: c.AutoStop, MaxNeurons: c.MaxNeurons, Reuse: c.Reuse})
 	if err != nil {
 		return err
 	}

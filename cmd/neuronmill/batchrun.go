@@ -18,6 +18,7 @@ import (
 type batchRunCmd struct {
 	batchFile
 	batchLimits
+	batchCap
 	batchReuse
 	batchOutput
 	Again bool `help:"Run all lines, although an earlier run of this file may have their results."`
@@ -59,7 +60,7 @@ func (c *batchRunCmd) Run(g *globals) error {
 	}
 	_, err = b.Get(g.ctx, id)
 	fresh := errors.Is(err, batch.ErrNotFound)
-	d, err := c.accept(g, b, id, src, batch.AcceptOptions{AutoStop: c.AutoStop, Reuse: c.Reuse})
+	d, err := c.accept(g, b, id, src, batch.AcceptOptions{AutoStop: c.AutoStop, MaxNeurons: c.MaxNeurons, Reuse: c.Reuse})
 	if err != nil {
 		return err
 	}

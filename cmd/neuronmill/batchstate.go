@@ -166,6 +166,7 @@ func (c *batchCancelCmd) Run(g *globals) error {
 type batchRetryCmd struct {
 	batchArg
 	batchOutput
+	batchCap
 	Failed bool   `help:"Run the failed, cancelled, expired and stopped lines: what retry does."`
 	Model  string `placeholder:"ID" help:"With another model."`
 }
@@ -179,7 +180,7 @@ The ids stay, and the output has the new lines in their places. A batch that neu
 // Run runs the failed lines of a batch.
 func (c *batchRetryCmd) Run(g *globals) error {
 	return c.with(g, func(stack *app.Stack, b *batch.Batches) error {
-		d, err := b.Retry(g.ctx, c.ID, wholeModel(c.Model))
+		d, err := b.RetryWithin(g.ctx, c.ID, wholeModel(c.Model), c.MaxNeurons)
 		if err != nil {
 			return err
 		}

@@ -64,6 +64,7 @@ type scheduleAddCmd struct {
 	SkipInvalid  bool              `help:"Run the valid lines of a --file that has others."`
 	CallEach     bool              `help:"Call every line of the --file. Otherwise lines with equal kind, model and input are called once."`
 	Reuse        string            `placeholder:"90d" help:"For a --file: take results that are no older from earlier batches, at no cost, where model and input are equal."`
+	MaxNeurons   float64           `placeholder:"N" help:"Most that a batch of a --file may cost; it stops before a call that might cost more."`
 	AutoStop     string            `placeholder:"LIMIT" help:"End a batch once too many of its lines have failed: \"failed>5%%\"."`
 	Model        string            `placeholder:"ID" help:"Which model; see neuronmill models."`
 	Lane         tasks.Lane        `placeholder:"LANE" help:"interactive or bulk; bulk when left out."`
@@ -122,10 +123,10 @@ func (c *scheduleAddCmd) Run(g *globals) error {
 
 // file returns the file of the flags; nil when there is none.
 func (c *scheduleAddCmd) file() (*schedule.File, error) {
-	f := schedule.File{Key: c.File, Column: c.Column, IDColumn: c.IDColumn, SkipInvalid: c.SkipInvalid, CallEach: c.CallEach, Reuse: c.Reuse, AutoStop: c.AutoStop}
+	f := schedule.File{Key: c.File, Column: c.Column, IDColumn: c.IDColumn, SkipInvalid: c.SkipInvalid, CallEach: c.CallEach, Reuse: c.Reuse, MaxNeurons: c.MaxNeurons, AutoStop: c.AutoStop}
 	switch {
 	case c.File == "" && f != (schedule.File{}):
-		return nil, errors.New("--column, --id-column, --skip-invalid, --call-each, --reuse and --auto-stop are for a --file")
+		return nil, errors.New("--column, --id-column, --skip-invalid, --call-each, --reuse, --max-neurons and --auto-stop are for a --file")
 	case c.File == "" && c.Kind == "":
 		return nil, errors.New("give the KIND of the task, or a --file")
 	case c.File != "" && c.Input != "":

@@ -65,8 +65,9 @@ type AcceptOptions struct {
 	SkipInvalid bool   // run the valid lines of a file that has others
 	NoOutput    bool   // the end of the batch writes no output.jsonl
 	AutoStop    AutoStop
-	Sample      bool   // the lines are a Sample: later batches take their results
-	Reuse       MaxAge // take results of the tenant that are no older instead of calls
+	MaxNeurons  float64 // most that the batch may cost; 0 means no cap
+	Sample      bool    // the lines are a Sample: later batches take their results
+	Reuse       MaxAge  // take results of the tenant that are no older instead of calls
 }
 
 // InvalidError reports that a file has invalid lines and was not accepted.
@@ -97,6 +98,10 @@ func (b *Batches) Accept(ctx context.Context, id string, src Source, o AcceptOpt
 // store writes the segments and, last, the definition.
 func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOptions) (*Batch, error) {
 	w := segmentWriter{b: b, id: id, upload: strings.ToLower(rand.Text()[:8]), keep: o.SkipInvalid}
+	if !(o.MaxNeurons >= 0 && o.MaxNeurons <= 1e12) {
+		return nil, tasks.ValidationError{{Field: "max_neurons", Message: "is out of range, 0 to 1e12"}}
+	}
+	src.capped = o.MaxNeurons > 0
 	stored, err := b.finderFor(ctx, src, o.Reuse)
 	if err != nil {
 		return nil, err
@@ -116,7 +121,7 @@ func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOpti
 		return nil, err
 	}
 	d := &Batch{
-		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Repeated: report.Repeated, Reused: report.Reused, Reuse: o.Reuse, Sample: o.Sample, Segments: w.segments, Upload: w.upload,
+		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Repeated: report.Repeated, Reused: report.Reused, Reuse: o.Reuse, Sample: o.Sample, MaxNeurons: o.MaxNeurons, Segments: w.segments, Upload: w.upload,
 		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, Schedule: o.Schedule, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput, AutoStop: o.AutoStop,
 	}
 	if o.Deadline.IsZero() {

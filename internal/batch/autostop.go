@@ -59,13 +59,20 @@ func (d *driver) tally(c Counts) {
 	d.mu.Lock()
 	d.seen.add(c)
 	why := d.batch.AutoStop.exceeded(d.seen)
-	if why != "" && d.tooMany == "" {
+	d.mu.Unlock()
+	if why != "" {
+		d.stopBecause(why)
+	}
+}
+
+// stopBecause halts the round for a reason of its own; the first one stands.
+func (d *driver) stopBecause(why string) {
+	d.mu.Lock()
+	if d.tooMany == "" {
 		d.tooMany = why
 	}
 	d.mu.Unlock()
-	if why != "" {
-		d.halt(CodeStopped)
-	}
+	d.halt(CodeStopped)
 }
 
 // stoppedBecause returns why the round stopped itself; empty when it did not.

@@ -85,11 +85,12 @@ func (d *driver) request(key string, records []record) (tasks.Request, error) {
 		}
 		payload = e
 	}
-	model := first.Model
-	if d.round.Model != "" {
-		model = d.round.Model
-	}
+	model := d.modelOf(first)
 	var options []tasks.Option
+	if d.purse != nil {
+		most, _ := mostOf(model, payload)
+		options = append(options, tasks.WithMaxNeurons(most))
+	}
 	if d.batch.Schedule != "" {
 		options = append(options, tasks.WithScheduleSlot(d.batch.Schedule, time.Time{})) // for the ledger; the key is that of the chunk
 	}
@@ -101,6 +102,14 @@ func (d *driver) request(key string, records []record) (tasks.Request, error) {
 		options = append(options, tasks.WithDeadline(at))
 	}
 	return tasks.Request{Payload: payload, Options: options}, nil
+}
+
+// modelOf returns the model of a line in this round.
+func (d *driver) modelOf(r record) string {
+	if d.round.Model != "" {
+		return d.round.Model
+	}
+	return r.Model
 }
 
 // divisible reports whether one text may be the cause of a failure of many.

@@ -141,6 +141,12 @@ func (b *Batches) requestCancel(ctx context.Context, id string, round int) error
 // cancelled or expired; with another model if it is not empty. Invalid lines stay failed.
 // The output keeps its order and holds the new lines in place of the failed ones.
 func (b *Batches) Retry(ctx context.Context, id, model string) (*Batch, error) {
+	return b.RetryWithin(ctx, id, model, 0)
+}
+
+// RetryWithin is Retry with another cap on the cost of the batch over all rounds; 0 leaves
+// the one it has.
+func (b *Batches) RetryWithin(ctx context.Context, id, model string, maxNeurons float64) (*Batch, error) {
 	d, err := b.Get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -154,7 +160,7 @@ func (b *Batches) Retry(ctx context.Context, id, model string) (*Batch, error) {
 	case end.Failed <= d.Invalid:
 		return nil, ErrNoneFailed
 	}
-	next := round{Number: r.Number + 1, Model: model, CreatedAt: time.Now().UTC()}
+	next := round{Number: r.Number + 1, Model: model, MaxNeurons: maxNeurons, CreatedAt: time.Now().UTC()}
 	if err := b.create(ctx, b.roundKey(id, next.Number), next); err != nil {
 		return nil, err
 	}

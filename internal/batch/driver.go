@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"golang.org/x/sync/errgroup"
@@ -65,7 +66,8 @@ type driver struct {
 	tooMany string // why the round stopped itself
 	held    int
 	why     string
-	safe    time.Time // before this time no object of a task is deleted
+	purse   *budget.Purse // nil without a cap
+	safe    time.Time     // before this time no object of a task is deleted
 	forget  []forgettable
 	changed func(Progress)
 	ended   func(*End) error
@@ -208,6 +210,7 @@ func (d *driver) runSegments(ctx context.Context) (*End, error) {
 	if err := d.countShards(ctx); err != nil {
 		return nil, err
 	}
+	d.openPurse()
 	helpers, stopHelpers := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { d.queue.run(helpers) })

@@ -68,14 +68,18 @@ type Batch struct {
 	ByWorkers bool              `json:"by_workers,omitempty"` // workers drive it
 	NoOutput  bool              `json:"no_output,omitempty"`  // its end writes no output.jsonl
 	AutoStop  AutoStop          `json:"auto_stop,omitzero"`
+	// MaxNeurons caps the cost over all rounds; 0 means no cap.
+	MaxNeurons float64 `json:"max_neurons,omitempty"`
 }
 
 // round is a run over a batch: 0 runs all lines, each later one the failed lines of the
 // round before.
 type round struct {
-	Number    int       `json:"round"`
-	Model     string    `json:"model,omitempty"` // instead of that of the lines
-	CreatedAt time.Time `json:"created_at"`
+	Number int    `json:"round"`
+	Model  string `json:"model,omitempty"` // instead of that of the lines
+	// MaxNeurons is instead of that of the batch; 0 leaves it.
+	MaxNeurons float64   `json:"max_neurons,omitempty"`
+	CreatedAt  time.Time `json:"created_at"`
 }
 
 // Counts are lines by their end, and the cost of all calls.

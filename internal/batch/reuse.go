@@ -313,9 +313,17 @@ func (s *openSegment) runAlone(ctx context.Context, head *shardHead, gone []shar
 		if err := d.window.Acquire(inner, embeddingUnits); err != nil {
 			break // one of them failed, or ctx has ended
 		}
-		g.Go(func() (err error) {
+		key := aloneKey(d.round.Number, s.n, l.position)
+		reserved, err := d.reserve(inner, key, []record{l.record})
+		g.Go(func() error {
 			defer d.window.Release(embeddingUnits)
-			ends[i], err = d.chunk(inner, aloneKey(d.round.Number, s.n, l.position), []record{l.record}, s.untouched)
+			if err != nil {
+				return err
+			}
+			if ends[i], err = d.chunk(inner, key, []record{l.record}, s.untouched); err == nil {
+				d.count(s.change(ends[i].counts))
+				d.release(reserved, ends[i])
+			}
 			return err
 		})
 	}
@@ -328,7 +336,6 @@ func (s *openSegment) runAlone(ctx context.Context, head *shardHead, gone []shar
 	for i, l := range gone {
 		lines[l.position] = ends[i].lines[0]
 		contents[l.position] = d.answers(l.record, lines[l.position])
-		d.count(s.change(ends[i].counts))
 		head.add(s.change(ends[i].counts))
 		head.Costs = addCosts(head.Costs, ends[i].costs)
 		done = append(done, ends[i].requests...)

@@ -17,6 +17,8 @@ type Source struct {
 	Format Format
 	// CallEach calls every line. Otherwise a line that equals an earlier one gets its output.
 	CallEach bool
+
+	capped bool // each line must have a highest price
 }
 
 // ProblemLimit is the most problems that a Report lists.
@@ -92,6 +94,11 @@ func scan(ctx context.Context, c *tasks.Client, src Source, stored *finder, line
 			return nil, context.Cause(ctx)
 		}
 		l.check(c)
+		if src.capped && l.Problem == nil {
+			if err := boundless(l); err != nil {
+				l.wrong(tasks.CodePayloadInvalid, "%v", err)
+			}
+		}
 		s.add(l)
 		if s.segment.full(l) {
 			if err := cut(); err != nil {

@@ -71,11 +71,15 @@ func (s *openSegment) start(ctx context.Context, g *errgroup.Group) error {
 		if err := d.window.Acquire(ctx, c.units); err != nil {
 			return context.Cause(ctx)
 		}
+		reserved, err := d.reserve(ctx, c.key, c.records)
+		if err != nil {
+			return err
+		}
 		s.running.Add(1)
 		g.Go(func() error {
 			defer s.running.Done()
 			defer d.window.Release(c.units)
-			return s.run(ctx, c)
+			return s.run(ctx, c, reserved)
 		})
 	}
 	g.Go(func() error {
@@ -157,8 +161,9 @@ func (d *driver) chunksOf(segment int, records []record, takesPart func(i int) b
 	return chunks
 }
 
-// run runs a chunk. Its lines are dropped if too many are in memory.
-func (s *openSegment) run(ctx context.Context, c *chunkRun) error {
+// run runs a chunk for which neurons were reserved. Its lines are dropped if too many are in
+// memory.
+func (s *openSegment) run(ctx context.Context, c *chunkRun, reserved float64) error {
 	d := s.d
 	end, err := d.chunk(ctx, c.key, c.records, s.untouched)
 	if err != nil {
@@ -166,6 +171,7 @@ func (s *openSegment) run(ctx context.Context, c *chunkRun) error {
 	}
 	c.counts = end.counts
 	d.count(s.change(end.counts))
+	d.release(reserved, end)
 	size := end.size()
 	d.mu.Lock()
 	defer d.mu.Unlock()

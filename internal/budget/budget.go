@@ -3,6 +3,8 @@
 // is sent and settles its true price afterwards, so that a cap is never exceeded, however
 // many workers share it. The reservations of a killed worker stay.
 //
+// A Purse caps work that one process at a time drives: a batch.
+//
 // The bucket keeps the caps; a hash in Redis has them for the workers, and is filled again
 // after a loss. The sums of a day are in Redis alone.
 package budget

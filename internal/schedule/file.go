@@ -18,13 +18,14 @@ import (
 // ones, or with the definition's kind plain text or CSV; then its payload has the other
 // fields of each line.
 type File struct {
-	Key         string `json:"key" yaml:"key" maxLength:"900" doc:"Of the object in the tenant's folder: in/... or files/...; may have {{date}} and its like. May end in .gz or .zst."`
-	Column      string `json:"column,omitempty" yaml:"column" maxLength:"200" doc:"The file is CSV with a header; this column is the input."`
-	IDColumn    string `json:"id_column,omitempty" yaml:"id_column" maxLength:"200" doc:"The column with the ids; the numbers of the lines when left out."`
-	SkipInvalid bool   `json:"skip_invalid,omitempty" yaml:"skip_invalid" doc:"Run the valid lines of a file that has others."`
-	CallEach    bool   `json:"call_each,omitempty" yaml:"call_each" doc:"Call every line. Otherwise lines with equal kind, model and input are called once."`
-	Reuse       string `json:"reuse,omitempty" yaml:"reuse" maxLength:"20" doc:"Take results that are no older from earlier batches, at no cost, where model and input are equal: 90d."`
-	AutoStop    string `json:"auto_stop,omitempty" yaml:"auto_stop" maxLength:"40" doc:"End a batch once too many of its lines have failed: failed>5%."`
+	Key         string  `json:"key" yaml:"key" maxLength:"900" doc:"Of the object in the tenant's folder: in/... or files/...; may have {{date}} and its like. May end in .gz or .zst."`
+	Column      string  `json:"column,omitempty" yaml:"column" maxLength:"200" doc:"The file is CSV with a header; this column is the input."`
+	IDColumn    string  `json:"id_column,omitempty" yaml:"id_column" maxLength:"200" doc:"The column with the ids; the numbers of the lines when left out."`
+	SkipInvalid bool    `json:"skip_invalid,omitempty" yaml:"skip_invalid" doc:"Run the valid lines of a file that has others."`
+	CallEach    bool    `json:"call_each,omitempty" yaml:"call_each" doc:"Call every line. Otherwise lines with equal kind, model and input are called once."`
+	Reuse       string  `json:"reuse,omitempty" yaml:"reuse" maxLength:"20" doc:"Take results that are no older from earlier batches, at no cost, where model and input are equal: 90d."`
+	MaxNeurons  float64 `json:"max_neurons,omitempty" yaml:"max_neurons" minimum:"0" maximum:"1000000000000" doc:"Most that a batch may cost; it stops before a call that might cost more. 0 means no bound."`
+	AutoStop    string  `json:"auto_stop,omitempty" yaml:"auto_stop" maxLength:"40" doc:"End a batch once too many of its lines have failed: failed>5%."`
 }
 
 // folders are the parts of a tenant's folder that files may lie in: the rest of the bucket
@@ -56,6 +57,9 @@ func (p *problems) file(e Entry) {
 	}
 	if e.File.Reuse != "" && e.File.CallEach {
 		p.add("file.reuse", "excludes call_each: a stored result would be that of all equal lines")
+	}
+	if n := e.File.MaxNeurons; !(n >= 0 && n <= 1e12) {
+		p.add("file.max_neurons", "is out of range, 0 to 1e12")
 	}
 	if err := new(batch.AutoStop).UnmarshalText([]byte(e.File.AutoStop)); err != nil {
 		p.add("file.auto_stop", "%v", err)
@@ -110,7 +114,7 @@ func (d *dispatcher) submitFile(ctx context.Context, e Entry, r Run, deadline ti
 	if err != nil {
 		return refuse(r, err), nil
 	}
-	o := batch.AcceptOptions{Deadline: deadline, SkipInvalid: e.File.SkipInvalid}
+	o := batch.AcceptOptions{Deadline: deadline, SkipInvalid: e.File.SkipInvalid, MaxNeurons: e.File.MaxNeurons}
 	_ = o.AutoStop.UnmarshalText([]byte(e.File.AutoStop)) // Check has read both
 	_ = o.Reuse.UnmarshalText([]byte(e.File.Reuse))
 	object := d.tenant + "/" + key
