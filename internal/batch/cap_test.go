@@ -71,7 +71,7 @@ func TestALineWithoutAHighestPriceIsRefusedUnderACap(t *testing.T) {
 	r := newRig(t)
 	for line, reason := range map[string]string{
 		`{"id":"a","kind":"text","model":"@cf/meta/llama-3.2-1b-instruct","input":{"prompt":"x","max_tokens":9}}`: "",
-		`{"id":"a","kind":"transcription","input":{"audio":{"key":"default/in/a.wav"}}}`:                        "max_neurons: a cap of the batch cannot be kept",
+		`{"id":"a","kind":"transcription","input":{"audio":{"key":"default/in/a.wav"}}}`:                          "max_neurons: a cap of the batch cannot be kept",
 	} {
 		_, err := r.batches.Accept(t.Context(), batch.NewID(), source(line, batch.Native), batch.AcceptOptions{MaxNeurons: 100})
 		if reason == "" {
