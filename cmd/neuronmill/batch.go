@@ -21,7 +21,7 @@ import (
 
 type batchCmd struct {
 	Run     batchRunCmd     `cmd:"" help:"Run a file here and wait for its output; again after an interruption, it continues."`
-	Plan    batchPlanCmd    `cmd:"" help:"Check every line of a file and say what it would cost and take. Spends nothing."`
+	Plan    batchPlanCmd    `cmd:"" help:"Check every line of a file and say what it would cost and take. Spends nothing, unless --sample runs some lines."`
 	Submit  batchSubmitCmd  `cmd:"" help:"Hand a file to the workers, print the id of the batch."`
 	Status  batchStatusCmd  `cmd:"" help:"Say how far a batch is, and what it waits for."`
 	Wait    batchWaitCmd    `cmd:"" help:"Wait for the end of a batch."`
@@ -204,6 +204,9 @@ func (f batchFile) accept(g *globals, b *batch.Batches, id string, src batch.Sou
 		printProblems(g, invalid.Report)
 		return nil, app.Usage(fmt.Errorf("%w, and nothing was run; --skip-invalid runs the others", err))
 	}
+	if errors.Is(err, batch.ErrReuseEach) {
+		return nil, app.Usage(err)
+	}
 	if errors.Is(err, batch.ErrEmpty) {
 		return nil, app.Usage(fmt.Errorf("%s: %w", src.Name, err))
 	}
@@ -226,12 +229,13 @@ func printProblems(g *globals, r *batch.Report) {
 type batchPlanCmd struct {
 	batchFile
 	batchReuse
-	JSON bool `name:"json" help:"Print the plan as JSON."`
+	Sample int  `placeholder:"20" help:"Run so many lines, spread over the file, for real: shows their outputs, and the cost and failures of the file by them. Runs of the file within a week do not pay for them again."`
+	JSON   bool `name:"json" help:"Print the plan as JSON."`
 }
 
 // Help is shown by --help.
 func (batchPlanCmd) Help() string {
-	return examples("neuronmill batch plan rows.jsonl", "neuronmill batch plan titles.csv --kind embedding --column title") + `
+	return examples("neuronmill batch plan rows.jsonl", "neuronmill batch plan titles.csv --kind embedding --column title", "neuronmill batch plan rows.jsonl --sample 20") + `
 Tokens are estimated by characters, so the cost may be 40 % off; recordings have no estimate. The time is that of the calls at the pace of their models, with nothing else running.
 Exit code 0: all lines are valid; 2: some are not.`
 }
@@ -243,10 +247,18 @@ func (c *batchPlanCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
+	if c.Sample != 0 {
+		return c.sample(g, src)
+	}
 	report, err := c.scan(g, src)
 	if err != nil {
 		return app.Usage(fmt.Errorf("%s: %w", src.Name, err))
 	}
+	return c.show(g, report)
+}
+
+// show prints a plan and the lines that are not valid.
+func (c *batchPlanCmd) show(g *globals, report *batch.Report) error {
 	if c.JSON {
 		if err := json.NewEncoder(g.stdout).Encode(report); err != nil {
 			return err
@@ -254,11 +266,16 @@ func (c *batchPlanCmd) Run(g *globals) error {
 	} else if err := c.print(g, report); err != nil {
 		return err
 	}
-	if report.Invalid > 0 {
-		printProblems(g, report)
-		return app.Usage(fmt.Errorf("%d of %d lines are not valid", report.Invalid, report.Lines))
+	return refused(g, report)
+}
+
+// refused prints the lines that are not valid, if any, and returns the error.
+func refused(g *globals, report *batch.Report) error {
+	if report.Invalid == 0 {
+		return nil
 	}
-	return nil
+	printProblems(g, report)
+	return app.Usage(fmt.Errorf("%d of %d lines are not valid", report.Invalid, report.Lines))
 }
 
 // scan checks the lines. Only stored results need the bucket.

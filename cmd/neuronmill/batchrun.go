@@ -68,13 +68,23 @@ func (c *batchRunCmd) Run(g *globals) error {
 
 // drive drives a batch in this process and writes its output.
 func (o batchOutput) drive(g *globals, stack *app.Stack, b *batch.Batches, d *batch.Batch, fresh bool) error {
+	end, err := driveHere(g, stack, b, d, fresh, func() error { return o.write(g.ctx, g, b, d.ID) })
+	if err != nil {
+		return err
+	}
+	return reportEnd(g, d.ID, end)
+}
+
+// driveHere drives a batch in this process, with a worker if there is none. It calls ended
+// once the output is complete.
+func driveHere(g *globals, stack *app.Stack, b *batch.Batches, d *batch.Batch, fresh bool, ended func() error) (*batch.End, error) {
 	ctx, fail := context.WithCancelCause(g.ctx)
 	defer fail(nil)
 	inner := *g
 	inner.ctx = ctx
 	stopWorker, err := bringWorker(&inner, stack, fail)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer stopWorker()
 	bar := newProgress(&inner, "lines", int64(d.Lines))
@@ -84,7 +94,7 @@ func (o batchOutput) drive(g *globals, stack *app.Stack, b *batch.Batches, d *ba
 	var end *batch.End
 	options := batch.DriveOptions{New: fresh, Progress: shown.show, Ended: func(e *batch.End) error {
 		end = e
-		return o.write(ctx, g, b, d.ID)
+		return ended()
 	}}
 	for {
 		_, err = b.Drive(ctx, d.ID, options)
@@ -100,13 +110,13 @@ func (o batchOutput) drive(g *globals, stack *app.Stack, b *batch.Batches, d *ba
 	bar.stop()
 	switch {
 	case end != nil && (err == nil || ctx.Err() != nil): // only the tidying was interrupted
-		return reportEnd(g, d.ID, end)
+		return end, nil
 	case g.ctx.Err() != nil:
-		return errors.New("interrupted: the same command continues where it stopped, and pays nothing twice")
+		return nil, errors.New("interrupted: the same command continues where it stopped, and pays nothing twice")
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
-	return err
+	return end, err
 }
 
 // reportEnd prints the end of a batch.

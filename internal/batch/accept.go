@@ -65,6 +65,7 @@ type AcceptOptions struct {
 	SkipInvalid bool   // run the valid lines of a file that has others
 	NoOutput    bool   // the end of the batch writes no output.jsonl
 	AutoStop    AutoStop
+	Sample      bool   // the lines are a Sample: later batches take their results
 	Reuse       MaxAge // take results of the tenant that are no older instead of calls
 }
 
@@ -115,7 +116,7 @@ func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOpti
 		return nil, err
 	}
 	d := &Batch{
-		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Repeated: report.Repeated, Reused: report.Reused, Reuse: o.Reuse, Segments: w.segments, Upload: w.upload,
+		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Repeated: report.Repeated, Reused: report.Reused, Reuse: o.Reuse, Sample: o.Sample, Segments: w.segments, Upload: w.upload,
 		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, Schedule: o.Schedule, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput, AutoStop: o.AutoStop,
 	}
 	if o.Deadline.IsZero() {

@@ -22,12 +22,9 @@ const digestVersion = "1"
 // contentOf returns the digest of kind, model and canonical payload. Lines with the same one
 // ask for the same: the order of fields and the blanks between them do not matter.
 func contentOf(kind tasks.Kind, model string, p tasks.Payload) (digest, error) {
-	sum := sha256.New()
-	var length [8]byte
+	all := make([]byte, 0, 512)
 	add := func(text string) {
-		binary.LittleEndian.PutUint64(length[:], uint64(len(text)))
-		sum.Write(length[:])
-		sum.Write([]byte(text))
+		all = append(binary.LittleEndian.AppendUint64(all, uint64(len(text))), text...)
 	}
 	add(digestVersion)
 	add(string(kind))
@@ -37,7 +34,7 @@ func contentOf(kind tasks.Kind, model string, p tasks.Payload) (digest, error) {
 		for _, text := range e.Texts {
 			add(text)
 		}
-		return digest(sum.Sum(nil)[:16]), nil
+		return shorten(sha256.Sum256(all)), nil
 	}
 	encoded, err := json.Marshal(p)
 	if err != nil {
@@ -48,8 +45,10 @@ func contentOf(kind tasks.Kind, model string, p tasks.Payload) (digest, error) {
 		return digest{}, fmt.Errorf("order the fields of the payload: %w", err)
 	}
 	add(string(value))
-	return digest(sum.Sum(nil)[:16]), nil
+	return shorten(sha256.Sum256(all)), nil
 }
+
+func shorten(sum [sha256.Size]byte) digest { return digest(sum[:len(digest{})]) }
 
 // MarshalText implements encoding.TextMarshaler.
 func (d digest) MarshalText() ([]byte, error) {

@@ -19,7 +19,8 @@
 //
 // With AcceptOptions.Reuse, lines get the output of earlier batches of the tenant. Accept
 // looks for them in the indexes of these, and the segment names the part of the shard. A
-// line whose part is gone when it is needed runs as a task of its own.
+// line whose part is gone when it is needed runs as a task of its own. A Sample is a batch of
+// some lines of a file, whose results the next batches take without Reuse, too.
 //
 // Objects of a batch, below <tenant>/batches/<id>/:
 //
@@ -32,7 +33,7 @@
 //	output.jsonl            the output in the order of the input
 //
 // <tenant>/batches/index/<day>/<id>/<round>/<group> says which lines the shards of a group of
-// 64 segments answer.
+// 64 segments answer; for samples the folder is samples/.
 //
 // <tenant>/batches/pending/<id>.json marks a batch that workers drive. It is deleted after
 // the end of the round is written.

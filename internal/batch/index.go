@@ -22,7 +22,7 @@ import (
 //
 //	<tenant>/batches/index/2026-11-27/<id>/<round>/000003
 //
-// An entry has the digest of a line, its segment, offset and length in the shard, and the
+// Those of samples are in the folder samples instead. An entry has the digest of a line, its segment, offset and length in the shard, and the
 // time of the shard in seconds.
 
 const (
@@ -32,10 +32,12 @@ const (
 	mostIndexes = 10_000
 )
 
-func (b *Batches) indexRoot() string { return b.root() + "index/" }
+func (b *Batches) indexRoot() string  { return b.root() + "index/" }
+func (b *Batches) sampleRoot() string { return b.root() + "samples/" }
 
-func (b *Batches) indexKey(day time.Time, id string, round, group int) string {
-	return b.indexRoot() + path.Join(day.UTC().Format(time.DateOnly), id, strconv.Itoa(round), fmt.Sprintf("%06d", group))
+// indexKey returns the key of an index below one of the roots.
+func indexKey(root string, day time.Time, id string, round, group int) string {
+	return root + path.Join(day.UTC().Format(time.DateOnly), id, strconv.Itoa(round), fmt.Sprintf("%06d", group))
 }
 
 // groupKey returns the key of the index of a group of this round.
@@ -44,7 +46,11 @@ func (d *driver) groupKey(group int) string {
 	if d.round.Number > 0 {
 		began = d.round.CreatedAt
 	}
-	return d.indexKey(began, d.batch.ID, d.round.Number, group)
+	root := d.indexRoot()
+	if d.batch.Sample {
+		root = d.sampleRoot()
+	}
+	return indexKey(root, began, d.batch.ID, d.round.Number, group)
 }
 
 // groups counts the segments of each group that have no shard in this round yet.
@@ -143,32 +149,33 @@ func (d *driver) indexRest(ctx context.Context) error {
 	return err
 }
 
-// indexes returns the keys of the indexes that may have results of a time or later, the
-// latest mostIndexes of them. A batch may have begun a month before its last result.
-func (b *Batches) indexes(ctx context.Context, since time.Time) (keys []string, err error) {
-	after := b.indexRoot() + since.Add(-longestBatch).UTC().Format(time.DateOnly)
-	for info, err := range b.Store.List(ctx, b.indexRoot(), after) {
+// indexes returns the keys of the indexes below a root that may have results of a time or
+// later: the latest ones, and most of them at most. A batch may have begun a month before its
+// last result.
+func (b *Batches) indexes(ctx context.Context, root string, since time.Time, most int) (keys []string, err error) {
+	after := root + since.Add(-longestBatch).UTC().Format(time.DateOnly)
+	for info, err := range b.Store.List(ctx, root, after) {
 		if err != nil {
 			return nil, fmt.Errorf("list the results of other batches: %w", err)
 		}
 		if info.Modified.Before(since) {
 			continue
 		}
-		if keys = append(keys, info.Key); len(keys) == 2*mostIndexes {
-			keys = slices.Clone(keys[mostIndexes:])
+		if keys = append(keys, info.Key); len(keys) == 2*most {
+			keys = slices.Clone(keys[most:])
 		}
 	}
-	return keys[max(len(keys)-mostIndexes, 0):], nil
+	return keys[max(len(keys)-most, 0):], nil
 }
 
 // longestBatch is how long the results of a batch are looked for after it began.
 const longestBatch = 31 * 24 * time.Hour
 
 // indexOrigin returns the batch and the round of an index, as "id/round".
-func (b *Batches) indexOrigin(key string) (string, bool) {
-	parts := strings.Split(strings.TrimPrefix(key, b.indexRoot()), "/")
-	if len(parts) != 4 || !batchID.MatchString(parts[1]) {
+func indexOrigin(key string) (string, bool) {
+	parts := strings.Split(key, "/")
+	if len(parts) < 4 || !batchID.MatchString(parts[len(parts)-3]) {
 		return "", false
 	}
-	return parts[1] + "/" + parts[2], true
+	return parts[len(parts)-3] + "/" + parts[len(parts)-2], true
 }

@@ -57,6 +57,7 @@ type Batch struct {
 	Repeated  int               `json:"repeated,omitempty"` // lines that equal an earlier one, and get its output
 	Reused    int               `json:"reused,omitempty"`   // lines that get a stored result
 	Reuse     MaxAge            `json:"reuse,omitzero"`     // how old that may be
+	Sample    bool              `json:"sample,omitempty"`   // of the lines of a file
 	Segments  int               `json:"segments"`
 	Upload    string            `json:"upload,omitempty"` // of the attempt that stored the segments
 	Demands   []*Demand         `json:"demands"`

@@ -74,38 +74,94 @@ type finder struct {
 	next   func() (*Line, error, bool)
 	closes []func()
 
+	samples map[digest]source // the contents of samples
+
 	left    int               // lines of the block that were not asked for
-	found   map[digest]source // the contents of the block
+	found   map[digest]source // the contents of the block, with their sources
 	batches []string          // id/round
 	known   map[string]uint32 // the numbers of batches
 }
 
-// find begins to look for results of a file. The caller closes the finder.
-func (b *Batches) find(ctx context.Context, src Source, age MaxAge) (*finder, error) {
-	since := time.Now().Add(-time.Duration(age))
-	keys, err := b.indexes(ctx, since)
-	if err != nil {
-		return nil, err
-	}
-	f := &finder{b: b, since: since, keys: keys, known: map[string]uint32{}}
-	if len(keys) == 0 {
+const (
+	// sampleFor is how long a batch takes the results of samples.
+	sampleFor = 7 * day
+	// mostSamples bounds the samples that a batch reads: the latest ones.
+	mostSamples = 100
+)
+
+// finderFor begins to look for results of a file: those of samples, unless every line is to
+// be called, and those of batches that are no older than age. The caller closes the finder.
+func (b *Batches) finderFor(ctx context.Context, src Source, age MaxAge) (*finder, error) {
+	return b.find(ctx, src, age, true)
+}
+
+func (b *Batches) find(ctx context.Context, src Source, age MaxAge, samples bool) (*finder, error) {
+	f := &finder{b: b, known: map[string]uint32{}}
+	if src.CallEach {
+		if age > 0 {
+			return nil, ErrReuseEach
+		}
 		return f, nil
 	}
+	var err error
+	if samples {
+		err = f.loadSamples(ctx)
+	}
+	if err != nil || age == 0 {
+		return f, err
+	}
+	f.since = time.Now().Add(-time.Duration(age))
+	if f.keys, err = b.indexes(ctx, b.indexRoot(), f.since, mostIndexes); err != nil || len(f.keys) == 0 {
+		return f, err
+	}
+	return f, f.readAhead(src)
+}
+
+// ErrReuseEach: results are to be reused, but every line is to be called.
+var ErrReuseEach = errors.New("reuse and call_each exclude each other: a stored result would be that of all equal lines")
+
+// loadSamples reads the results of samples.
+func (f *finder) loadSamples(ctx context.Context) (err error) {
+	f.since = time.Now().Add(-sampleFor)
+	keys, err := f.b.indexes(ctx, f.b.sampleRoot(), f.since, mostSamples)
+	if err != nil {
+		return err
+	}
+	f.samples = map[digest]source{}
+	for _, key := range keys {
+		entries, err := objects.Read(ctx, f.b.Store, key)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for rest := entries; len(rest) >= indexEntry; rest = rest[indexEntry:] {
+			if content := digest(rest); f.samples[content].batch == 0 {
+				f.samples[content] = source{}
+			}
+		}
+		f.take(f.samples, key, entries)
+	}
+	return nil
+}
+
+// readAhead opens the file for the blocks.
+func (f *finder) readAhead(src Source) error {
 	file, err := src.Open()
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", src.Name, err)
+		return fmt.Errorf("open %s: %w", src.Name, err)
 	}
 	f.closes = append(f.closes, func() { _ = file.Close() })
 	plain, err := Decompress(file)
 	if err != nil {
 		f.close()
-		return nil, err
+		return err
 	}
-	f.closes = append(f.closes, func() { _ = plain.Close() })
 	next, stop := iter.Pull2(src.Format(plain))
 	f.next = next
-	f.closes = append(f.closes, stop)
-	return f, nil
+	f.closes = append(f.closes, func() { _ = plain.Close() }, stop)
+	return nil
 }
 
 func (f *finder) close() {
@@ -118,16 +174,19 @@ func (f *finder) close() {
 
 // of returns where the output of the next line is; empty for a line that needs a call.
 func (f *finder) of(ctx context.Context, l *Line) (from string, err error) {
-	if len(f.keys) == 0 {
-		return "", nil
-	}
-	if f.left == 0 {
-		if err := f.block(ctx); err != nil {
-			return "", err
+	var s source
+	if len(f.keys) > 0 {
+		if f.left == 0 {
+			if err := f.block(ctx); err != nil {
+				return "", err
+			}
 		}
+		f.left--
+		s = f.found[l.content]
 	}
-	f.left--
-	s := f.found[l.content]
+	if s.batch == 0 && l.Problem == nil && reusable(l.Kind, l.Input) {
+		s = f.samples[l.content]
+	}
 	if l.Problem != nil || s.batch == 0 {
 		return "", nil
 	}
@@ -181,23 +240,23 @@ func (f *finder) search(ctx context.Context) error {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			f.take(key, entries)
+			f.take(f.found, key, entries)
 			return nil
 		})
 	}
 	return g.Wait()
 }
 
-// take takes the latest result of each content from an index.
-func (f *finder) take(key string, entries []byte) {
-	origin, ok := f.b.indexOrigin(key)
+// take takes the latest result of each content that is looked for from an index.
+func (f *finder) take(found map[digest]source, key string, entries []byte) {
+	origin, ok := indexOrigin(key)
 	if !ok {
 		return
 	}
 	oldest := uint32(max(f.since.Unix(), 0))
 	for ; len(entries) >= indexEntry; entries = entries[indexEntry:] {
 		content := digest(entries)
-		before, wanted := f.found[content]
+		before, wanted := found[content]
 		numbers := entries[len(content):indexEntry]
 		at := binary.LittleEndian.Uint32(numbers[12:])
 		if !wanted || at < oldest || before.batch != 0 && before.at >= at {
@@ -207,7 +266,7 @@ func (f *finder) take(key string, entries []byte) {
 			f.batches = append(f.batches, origin)
 			f.known[origin] = uint32(len(f.batches))
 		}
-		f.found[content] = source{
+		found[content] = source{
 			batch: f.known[origin], at: at, segment: binary.LittleEndian.Uint32(numbers),
 			offset: binary.LittleEndian.Uint32(numbers[4:]), length: binary.LittleEndian.Uint32(numbers[8:]),
 		}
@@ -238,16 +297,11 @@ func (b *Batches) Plan(ctx context.Context, src Source, age MaxAge) (*Report, er
 		return nil, err
 	}
 	defer f.close()
-	return scan(ctx, b.Client, src, f, func(*Line, int) error { return nil }, func() error { return nil })
+	return scan(ctx, b.Client, src, f, func(*Line, int) error { return nil }, noCut)
 }
 
-// finderFor returns a finder, one that finds nothing where no results are to be reused.
-func (b *Batches) finderFor(ctx context.Context, src Source, age MaxAge) (*finder, error) {
-	if age == 0 {
-		return &finder{}, nil
-	}
-	return b.find(ctx, src, age)
-}
+// noCut is for a scan that writes no segments.
+func noCut() error { return nil }
 
 // runAlone runs the lines of a segment whose stored output is gone, each as a task of its
 // own: which of them are gone may differ from one driver to the next.

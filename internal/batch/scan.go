@@ -35,10 +35,11 @@ type Report struct {
 
 // Demand is the valid lines of a kind and model.
 type Demand struct {
-	Kind  tasks.Kind `json:"kind"`
-	Model string     `json:"model"`
-	Lines int        `json:"lines"`
-	Calls int        `json:"calls"` // of Workers AI, when none is tried again
+	Kind   tasks.Kind `json:"kind"`
+	Model  string     `json:"model"`
+	Lines  int        `json:"lines"`
+	ToCall int        `json:"to_call"` // lines that need a call: the others are equal or stored ones
+	Calls  int        `json:"calls"`   // of Workers AI, when none is tried again
 	// Neurons is the estimated price by the list; Unpriced counts lines without an
 	// estimate, such as recordings whose length is not known.
 	Neurons  float64 `json:"neurons"`
@@ -193,6 +194,7 @@ func (s *scanner) count(l *Line) {
 	if l.first != nil || l.from != "" {
 		return
 	}
+	d.ToCall++
 	d.Calls += s.segment.calls
 	if neurons, ok := tasks.Estimate(l.Model, l.Payload, l.Input); ok {
 		d.Neurons += neurons

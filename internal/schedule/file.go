@@ -54,6 +54,9 @@ func (p *problems) file(e Entry) {
 	if err := new(batch.MaxAge).UnmarshalText([]byte(e.File.Reuse)); err != nil {
 		p.add("file.reuse", "%v", err)
 	}
+	if e.File.Reuse != "" && e.File.CallEach {
+		p.add("file.reuse", "excludes call_each: a stored result would be that of all equal lines")
+	}
 	if err := new(batch.AutoStop).UnmarshalText([]byte(e.File.AutoStop)); err != nil {
 		p.add("file.auto_stop", "%v", err)
 	}

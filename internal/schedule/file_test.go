@@ -139,6 +139,7 @@ func TestTheFileOfAScheduleIsChecked(t *testing.T) {
 		"file.column":    func(d *schedule.Definition) { d.File.Column = "" },
 		"file.id_column": func(d *schedule.Definition) { d.File.Key, d.File.Column = "in/a.txt", "" },
 		"file.reuse":     func(d *schedule.Definition) { d.File.Reuse = "a month" },
+		"file.reuse ":    func(d *schedule.Definition) { d.File.Reuse, d.File.CallEach = "90d", true },
 		"file.auto_stop": func(d *schedule.Definition) { d.File.AutoStop = "5%" },
 		"kind":           func(d *schedule.Definition) { d.Kind = "poem" },
 		"kind ":          func(d *schedule.Definition) { d.Kind = "" },
