@@ -28,6 +28,7 @@ type options struct {
 	only     string
 	fast     bool
 	slow     bool
+	part     string
 	simulate int
 	sample   int
 	seed     uint64
@@ -41,6 +42,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "names of protections, with commas")
 	flag.BoolVar(&o.fast, "fast", false, "only those marked fast, whose tests take seconds")
 	flag.BoolVar(&o.slow, "slow", false, "only the others")
+	flag.StringVar(&o.part, "part", "", "of the protections that the other flags select, only part K/N, such as 0/4")
 	flag.IntVar(&o.simulate, "simulate", 0, "run the simulation with so many seeds in place of each protection's own test")
 	flag.IntVar(&o.sample, "sample", 0, "run so many random mutants of the packages that are given")
 	flag.Uint64Var(&o.seed, "seed", 1, "of the random sample")
@@ -72,6 +74,9 @@ func run(ctx context.Context, o options, packages []string) (good bool, err erro
 		wanted := o.only == "" || slices.Contains(strings.Split(o.only, ","), m.Name)
 		return !wanted || o.fast && !m.Fast || o.slow && m.Fast
 	})
+	if all, err = part(all, o.part); err != nil {
+		return false, err
+	}
 	if len(all) == 0 {
 		return false, errors.New("there is no such protection")
 	}
@@ -92,6 +97,22 @@ func run(ctx context.Context, o options, packages []string) (good bool, err erro
 	})
 	fmt.Printf("%d of %d protections are noticed\n", len(all)-survived, len(all))
 	return survived == 0 || o.simulate > 0, ctx.Err()
+}
+
+// part returns every nth mutant, from the kth on, for "k/n"; all of them for "".
+func part(all []mutant, text string) ([]mutant, error) {
+	if text == "" {
+		return all, nil
+	}
+	var k, n int
+	if _, err := fmt.Sscanf(text, "%d/%d", &k, &n); err != nil || k < 0 || k >= n {
+		return nil, fmt.Errorf("-part %q is no K/N with K below N, such as 0/4", text)
+	}
+	var some []mutant
+	for i := k; i < len(all); i += n {
+		some = append(some, all[i])
+	}
+	return some, nil
 }
 
 // judgeAll runs mutants in parallel. It calls told for one verdict at a time, as they come.

@@ -59,3 +59,21 @@ func TestASampleChangesOneThingAtATime(t *testing.T) {
 		seen[string(c.text)] = true
 	}
 }
+
+func TestThePartsOfAListAreTheWhole(t *testing.T) {
+	all := []mutant{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"}, {Name: "e"}}
+	var parts []mutant
+	for _, text := range []string{"0/3", "1/3", "2/3"} {
+		some, err := part(all, text)
+		require.NoError(t, err)
+		parts = append(parts, some...)
+	}
+	require.ElementsMatch(t, all, parts)
+	whole, err := part(all, "")
+	require.NoError(t, err)
+	require.Equal(t, all, whole)
+	for _, text := range []string{"3/3", "-1/3", "1", "x/y"} {
+		_, err := part(all, text)
+		require.ErrorContains(t, err, "-part", text)
+	}
+}
