@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/internal/batch"
@@ -28,7 +27,6 @@ func (c *batchPlanCmd) sample(g *globals, src batch.Source) error {
 	if s.Report.Invalid > 0 && !c.SkipInvalid || s.Lines() == 0 {
 		return c.show(g, s.Report) // nothing is run
 	}
-	began := time.Now()
 	p, err := runSample(g, stack, b, s)
 	if err != nil {
 		return err
@@ -39,7 +37,7 @@ func (c *batchPlanCmd) sample(g *globals, src batch.Source) error {
 			Sample *batch.Projection `json:"sample"`
 		}{s.Report, p})
 	} else {
-		err = c.printSample(g, s.Report, p, time.Since(began))
+		err = c.printSample(g, s.Report, p)
 	}
 	if err != nil {
 		return err
@@ -67,7 +65,7 @@ func runSample(g *globals, stack *app.Stack, b *batch.Batches, s *batch.Sample) 
 // outputShown is how much of an output a sample shows.
 const outputShown = 100
 
-func (c *batchPlanCmd) printSample(g *globals, r *batch.Report, p *batch.Projection, took time.Duration) error {
+func (c *batchPlanCmd) printSample(g *globals, r *batch.Report, p *batch.Projection) error {
 	t := newTable(column{name: "LINE"}, column{name: "NEURONS"}, column{name: "OUTPUT", least: 20})
 	for _, o := range p.Outputs {
 		text := string(o.Output)
@@ -85,7 +83,7 @@ func (c *batchPlanCmd) printSample(g *globals, r *batch.Report, p *batch.Project
 	if err := c.print(g, r); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(g.stdout, "by a sample of %d lines, which took %s: about %.4g ±%.2g neurons ($%.4f beyond the free 10,000 a day); %d failed, so %.0f to %.0f %% of all may fail\n%.4g neurons are paid; a run of the file within a week does not pay for them again\n",
-		p.Lines, took.Round(time.Second), p.Neurons, p.NeuronsError, p.Neurons*batch.DollarsPerNeuron, p.Failed, 100*p.FailedFrom, 100*p.FailedTo, p.Paid)
+	_, err := fmt.Fprintf(g.stdout, "by a sample of %d lines: about %.4g ±%.2g neurons ($%.4f beyond the free 10,000 a day); %d failed, so %.0f to %.0f %% of all may fail\n%.4g neurons are paid; a run of the file within a week does not pay for them again\n",
+		p.Lines, p.Neurons, p.NeuronsError, p.Neurons*batch.DollarsPerNeuron, p.Failed, 100*p.FailedFrom, 100*p.FailedTo, p.Paid)
 	return err
 }

@@ -82,7 +82,7 @@ func (scheduleAddCmd) Help() string {
 		`neuronmill schedule add report text "News of {{date}}" --cron "0 2 * * *"`,
 		`neuronmill schedule add report text "Sum up" --cron @daily --overlap skip`,
 		`neuronmill schedule add hi text Hello --with max_tokens=9 --cron @daily`,
-		`neuronmill schedule add night --file "in/{{date}}.jsonl" --cron @daily --reuse 90d`,
+		`neuronmill schedule add night --file in/rows.jsonl --cron @daily --reuse 90d`,
 		`neuronmill schedule add calls transcription --new in/calls/ --cron @daily`,
 	) + `
 Texts of the payload may have {{date}}, {{date -1d}} and {{datetime}} of the slot in the time zone, {{slot}} in UTC, and {{name}}. A schedule cannot be changed: remove it and add it again.`
