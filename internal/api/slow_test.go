@@ -90,8 +90,9 @@ func TestEveryRouteGivesUpASlowBody(t *testing.T) {
 				sent := make(chan struct{})
 				go func() {
 					defer close(sent)
-					for err = nil; trickle && err == nil; time.Sleep(time.Second) {
-						_, err = io.WriteString(conn, "x")
+					var failed error
+					for ; trickle && failed == nil; time.Sleep(time.Second) {
+						_, failed = io.WriteString(conn, "x")
 					}
 				}()
 				res, err := http.ReadResponse(bufio.NewReader(conn), nil)
