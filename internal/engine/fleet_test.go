@@ -276,6 +276,26 @@ func TestABreakOfRedisIsFollowedByAComparisonOfBucketAndQueue(t *testing.T) {
 	})
 }
 
+// A run of the reconciler that finds lost tasks leaves those to the next one whose records
+// have just changed. That one follows soon, however long the first took.
+func TestALostTaskThatWasTooYoungForOneComparisonIsFoundByTheNext(t *testing.T) {
+	t.Parallel()
+	alone(t, func(t *testing.T, r *rig) {
+		r.cfg.Store, r.cfg.Kinds = &slowListings{listings{Store: r.store}}, []tasks.Kind{tasks.KindText}
+		r.enqueue(tasks.Text{Prompt: "lost"}, tasks.WithDelay(24*time.Hour))
+		cancelled := r.enqueue(tasks.Text{Prompt: "lost and cancelled"}, tasks.WithDelay(24*time.Hour))
+		r.work()
+		time.Sleep(15 * time.Minute)
+		r.link.Cut()
+		r.server.Wipe()
+		r.link.Mend()
+		time.Sleep(40 * time.Second)
+		require.NoError(t, r.client.Cancel(t.Context(), cancelled))
+		time.Sleep(5 * time.Minute)
+		require.EqualValues(t, 1, r.redis.Exists(t.Context(), textQueue+"t:"+cancelled).Val())
+	})
+}
+
 // Right after a wipe the owners have not yet registered their tasks again, so these must
 // not be delivered again yet.
 func TestARunningTaskIsNotPutBackRightAfterAWipe(t *testing.T) {

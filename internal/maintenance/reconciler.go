@@ -17,7 +17,8 @@ const (
 )
 
 // reconcile compares the bucket with the queue and requeues accepted tasks that Redis
-// lost. The interval grows to ten times the length of a run.
+// lost. The interval grows to ten times the length of a run. After a run that found lost
+// tasks it is shorter: some may have been too young for that run.
 func (f *fleet) reconcile(ctx context.Context) (time.Duration, error) {
 	// Redis may just have lost its data. Owners must register their running tasks again
 	// before lost tasks are requeued.
@@ -33,7 +34,11 @@ func (f *fleet) reconcile(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		err = fmt.Errorf("look at the pending records: %w", err)
 	}
-	return min(max(10*time.Since(began), minutely), sparsest), err
+	runs := time.Duration(10)
+	if n.Returned > 0 {
+		runs = 2
+	}
+	return min(max(runs*time.Since(began), minutely), sparsest), err
 }
 
 // endDamaged ends a task whose pending record cannot be decoded.
