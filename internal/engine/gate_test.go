@@ -43,7 +43,7 @@ func TestASlowModelDoesNotHoldUpTheOthersOfItsKindAndKeepsItsOrder(t *testing.T)
 		calls := r.calls(slow)
 		require.Len(t, calls, 60)
 		for i, q := range calls {
-			require.InDelta(t, i, number(q.Body), 4, "no task passes more others than the worker has slots")
+			require.InDelta(t, i, number(q.Body), 10, "a task passes few others: those of the first slots, and those deferred beside them")
 		}
 		require.GreaterOrEqual(t, 60/0.97, calls[59].At.Sub(calls[0].At).Minutes()*20, "the limit is used")
 		for _, q := range calls {
