@@ -76,6 +76,7 @@ func (c *Client) accept(ctx context.Context, requests []Request) []*candidate {
 		}
 		n := &candidate{keyed: o.IdempotencyKey != ""}
 		n.task, n.err = c.prepare(r.Payload, o, now)
+		n.task.Trace = traceOf(ctx)
 		all[i] = n
 	}
 	var memory string // asked before the keys and the bucket are, so that it is not newer than their answers
