@@ -27,7 +27,9 @@ type cli struct {
 	Latency  latencyCmd  `cmd:"" help:"From enqueue to call, idle and behind 100,000 bulk tasks."`
 	Overhead overheadCmd `cmd:"" help:"What a task costs beside bare asynq."`
 	Closure  closureCmd  `cmd:"" help:"What a 429 with Retry-After leads to."`
-	Batch    batchCmd    `cmd:"" help:"A file of a million embedding lines: lines a second, memory, Redis."`
+	Batch    batchCmd    `cmd:"" help:"A file of a million embedding lines: lines a second, memory, Redis, and the same file again."`
+	Lines    linesCmd    `cmd:"" help:"A batch against a task of asynq for each line."`
+	Share    shareCmd    `cmd:"" help:"Two batches that share the limit of a model."`
 	Render   renderCmd   `cmd:"" help:"Write the page again from the figures of the last runs."`
 	Rival    rivalCmd    `cmd:"" hidden:"" help:"A worker that is measured beside ours."`
 	Waiters  waitersCmd  `cmd:"" hidden:"" help:"Processes that wait at a gate."`

@@ -94,6 +94,12 @@ func (c *rivalCmd) handler(ctx context.Context, config *asynq.Config) (asynq.Han
 		}, nil
 	case bareAsynq:
 		return func(context.Context, *asynq.Task) error { return nil }, nil
+	case lineAsynq:
+		store, _, err := app.OpenStore(ctx, app.Settings{StoreURL: c.Bucket})
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context, t *asynq.Task) error { return c.embedLine(ctx, store, t) }, nil
 	case storedAsynq, folderAsynq:
 		store, _, err := app.OpenStore(ctx, app.Settings{StoreURL: c.Bucket})
 		if err != nil {

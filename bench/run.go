@@ -37,6 +37,8 @@ var measurements = []measurement{
 	{"overhead", measureOverhead, func() figures { return &overheadFigures{} }},
 	{"closure", measureClosure, func() figures { return &closureFigures{} }},
 	{"batch", measureBatch, func() figures { return &batchFigures{} }},
+	{"lines", measureLines, func() figures { return &linesFigures{} }},
+	{"share", measureShare, func() figures { return &shareFigures{} }},
 }
 
 // flags are the same for all measurements.
@@ -55,11 +57,13 @@ type (
 	overheadCmd struct{ flags }
 	closureCmd  struct{ flags }
 	batchCmd    struct{ flags }
+	linesCmd    struct{ flags }
+	shareCmd    struct{ flags }
 	renderCmd   struct{ flags }
 )
 
 func (c *allCmd) Run(ctx context.Context) error {
-	return c.run(ctx, "all", "limit", "gate", "riding", "latency", "overhead", "closure", "batch")
+	return c.run(ctx, "all", "limit", "gate", "riding", "latency", "overhead", "closure", "batch", "lines", "share")
 }
 func (c *limitCmd) Run(ctx context.Context) error    { return c.run(ctx, "limit", "limit") }
 func (c *gateCmd) Run(ctx context.Context) error     { return c.run(ctx, "gate", "gate") }
@@ -68,6 +72,8 @@ func (c *latencyCmd) Run(ctx context.Context) error  { return c.run(ctx, "latenc
 func (c *overheadCmd) Run(ctx context.Context) error { return c.run(ctx, "overhead", "overhead") }
 func (c *closureCmd) Run(ctx context.Context) error  { return c.run(ctx, "closure", "closure") }
 func (c *batchCmd) Run(ctx context.Context) error    { return c.run(ctx, "batch", "batch") }
+func (c *linesCmd) Run(ctx context.Context) error    { return c.run(ctx, "lines", "lines") }
+func (c *shareCmd) Run(ctx context.Context) error    { return c.run(ctx, "share", "share") }
 func (c *renderCmd) Run(context.Context) error       { return c.write(report.Kept{}) }
 
 // errMissed: a target was missed, which is not the program's failure.
