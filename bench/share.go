@@ -156,7 +156,7 @@ at least 45 %% of the calls of ten seconds, counted from its submission to the e
 		}},
 		Checks: []report.Check{
 			{What: "limit used", Target: "at least 97 %", Got: percent(f.Used), Pass: f.Used >= 0.97, Loaded: true},
-			{What: "the second batch has its half", Target: "within a minute", Got: fmt.Sprintf("after %.0f s, then %s", f.Half, percent(f.Share)), Pass: f.Half <= 60 && f.Share >= 0.45 && f.Share <= 0.55},
+			{What: "the second batch has its half", Target: "within a minute", Got: fmt.Sprintf("after %.0f s, then %s", f.Half, percent(f.Share)), Pass: f.Half <= 60 && f.Share >= 0.45 && f.Share <= 0.55, Loaded: true},
 		},
 		Plot: &report.Plot{Title: "Calls a minute of two batches", X: "seconds", Y: "calls a minute", Lines: []report.Series{seconds("first", f.First), seconds("second", f.Second)}},
 	}

@@ -63,6 +63,14 @@ func runSample(g *globals, stack *app.Stack, b *batch.Batches, s *batch.Sample, 
 	return p, nil
 }
 
+// errorText formats an error of estimate with two digits, or whole neurons.
+func errorText(x float64) string {
+	if x >= 100 {
+		return fmt.Sprintf("%.0f", x)
+	}
+	return fmt.Sprintf("%.2g", x)
+}
+
 // outputShown is how much of an output a sample shows.
 const outputShown = 100
 
@@ -84,7 +92,7 @@ func (c *batchPlanCmd) printSample(g *globals, r *batch.Report, p *batch.Project
 	if err := c.print(g, r, stack); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(g.stdout, "by a sample of %d lines: about %.4g ±%.2g neurons ($%.4f beyond the free 10,000 a day); %d failed, so %.0f to %.0f %% of all may fail\n%.4g neurons are paid; a run of the file within a week does not pay for them again\n",
-		p.Lines, p.Neurons, p.NeuronsError, p.Neurons*batch.DollarsPerNeuron, p.Failed, 100*p.FailedFrom, 100*p.FailedTo, p.Paid)
+	_, err := fmt.Fprintf(g.stdout, "by a sample of %d lines: about %.4g ±%s neurons ($%.4f beyond the free 10,000 a day); %d failed, so %.0f to %.0f %% of all may fail\n%.4g neurons are paid; a run of the file within a week does not pay for them again\n",
+		p.Lines, p.Neurons, errorText(p.NeuronsError), p.Neurons*batch.DollarsPerNeuron, p.Failed, 100*p.FailedFrom, 100*p.FailedTo, p.Paid)
 	return err
 }
