@@ -144,6 +144,7 @@ func (s *Server) routes() {
 	s.eventRoutes()
 	s.dashboardRoutes()
 }
+	s.linkRoutes()
 
 // humaConfig returns the settings of huma. Its own pages load scripts from elsewhere, and
 // its links to schemas would be in every answer, so both are off.
