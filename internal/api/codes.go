@@ -17,6 +17,7 @@ const (
 	codeBodyTooSlow      = "body_too_slow"
 	codeContentType      = "content_type"
 	codeCompressed       = "compressed_input"
+	codeBusy             = "server_busy"
 	codeCrossOrigin      = "cross_origin"
 	codeCursorInvalid    = "cursor_invalid"
 	codeEmptyBody        = "empty_body"
@@ -72,6 +73,7 @@ var ownCodes = []CodeInfo{
 	{codeBodyTooSlow, http.StatusRequestTimeout, "The body did not arrive in time.", "Send the request again over a faster connection."},
 	{codeContentType, http.StatusUnsupportedMediaType, "The route takes another type of body.", "Send Content-Type: application/json; charset=utf-8 with a JSON body."},
 	{codeCompressed, http.StatusUnsupportedMediaType, "The body is compressed.", "Send it without Content-Encoding."},
+	{codeBusy, http.StatusServiceUnavailable, "The server has as many large bodies in memory as it may.", "Send the request again after Retry-After, or to another server. Smaller bodies wait less."},
 	{codeCrossOrigin, http.StatusForbidden, "A browser sent the request from another site.", "Call the API from a backend, not from a page of another origin."},
 	{codeCursorInvalid, http.StatusBadRequest, "The cursor was not made by this server for this list.", "Start again without a cursor, with the same filters for all pages."},
 	{codeEmptyBody, http.StatusBadRequest, "The body is empty.", "Send a JSON object."},

@@ -80,6 +80,7 @@ type Server struct {
 	rates   *keyRates
 	bulk    *bulk.Runner
 
+	memory  *memory // of JSON bodies
 	// stopping is closed when the server begins to stop. Whatever waits or streams ends
 	// then.
 	stopping chan struct{}
@@ -91,6 +92,8 @@ type Server struct {
 
 	hub     *events.Hub // of those who follow tasks
 	hubOnce sync.Once   // starts it with the first of them
+
+	downgraded func() ([]byte, error) // the document as OpenAPI 3.0
 
 	mu       sync.Mutex
 	clients  map[string]*tasks.Client // by tenant
@@ -104,7 +107,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, keys: keys.NewRing(cfg.Store), monitor: &monitor.Monitor{Redis: cfg.Redis, WorkersFor: time.Second},
-		mux: http.NewServeMux(), limits: newLimiters(), stopping: make(chan struct{}),
+		mux: http.NewServeMux(), limits: newLimiters(), memory: newMemory(bodyMemory), stopping: make(chan struct{}),
 		clients: map[string]*tasks.Client{}, outlooks: map[string]recentOutlook{},
 	}
 	if s.log == nil {
@@ -128,6 +131,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+	s.downgraded = sync.OnceValues(s.makeDowngraded)
 // routes registers all surfaces.
 func (s *Server) routes() {
 	s.openaiRoutes()
