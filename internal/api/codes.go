@@ -30,8 +30,8 @@ const (
 	codeInvalidUTF8      = "invalid_utf8"
 	codeKeyRate          = "key_rate_exceeded"
 	codeMethod           = "method_not_allowed"
-	codeNotAcceptable    = "not_acceptable"
 	codeNoLinks          = "no_links"
+	codeNotAcceptable    = "not_acceptable"
 	codeNotEnded         = "task_not_ended"
 	codeNotFailed        = "task_not_failed"
 	codeNotKept          = "task_not_kept"
@@ -86,9 +86,9 @@ var ownCodes = []CodeInfo{
 	{codeInvalidUTF8, http.StatusBadRequest, "The body is not valid UTF-8.", "Encode the text as UTF-8."},
 	{codeKeyRate, http.StatusTooManyRequests, "The key has used up its requests.", "Wait as long as Retry-After says."},
 	{codeMethod, http.StatusMethodNotAllowed, "The route does not have this method.", "Use one of the methods in the header Allow."},
+	{codeNoLinks, http.StatusNotImplemented, "The bucket of this server makes no links.", "Send files through the server: PUT /v1/uploads, GET /v1/tasks/{id}/result. Links need S3 or R2."},
 	{codeNotAcceptable, http.StatusNotAcceptable, "The answer cannot have a type that the request accepts.", "Send Accept: application/json."},
 	{codeNotEnded, http.StatusConflict, "The task has not ended yet, so it has no result.", "Wait: GET the task with ?wait=30."},
-	{codeNoLinks, http.StatusNotImplemented, "The bucket of this server makes no links.", "Send files through the server: PUT /v1/uploads, GET /v1/tasks/{id}/result. Links need S3 or R2."},
 	{codeNotFailed, http.StatusConflict, "Only a failed task can be retried.", "Copy the task to run it again: POST /v1/tasks/{id}/copy."},
 	{codeNotKept, http.StatusConflict, "The request that made the task is no longer kept.", "Submit the task again. The input of a completed task is not kept."},
 	{codeParameter, http.StatusBadRequest, "A parameter is not valid.", "Correct the parameters that errors names."},

@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/neuronmill/neuronmill/internal/bulk"
 	"github.com/neuronmill/neuronmill/internal/events"
+	"github.com/neuronmill/neuronmill/internal/fetch"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/metrics"
@@ -31,6 +32,8 @@ type Config struct {
 	Gate  *gate.Gate            // the fleet's gates, to look at and to change
 	// AllowUnknownModel accepts models that the catalogue does not know.
 	AllowUnknownModel bool
+	// WebhookNetworks are networks that webhooks may reach beside public addresses.
+	WebhookNetworks fetch.Networks
 	// Version of the program, for the document; empty means "dev".
 	Version string
 	Log     *slog.Logger // nil means the default logger
@@ -77,10 +80,10 @@ type Server struct {
 	mux     *http.ServeMux
 	api     huma.API
 	limits  *limiters
+	memory  *memory // of JSON bodies
 	rates   *keyRates
 	bulk    *bulk.Runner
 
-	memory  *memory // of JSON bodies
 	// stopping is closed when the server begins to stop. Whatever waits or streams ends
 	// then.
 	stopping chan struct{}
@@ -90,10 +93,10 @@ type Server struct {
 	cursorKey []byte // signs the cursors of lists; read from the bucket when first needed
 	document  func() []byte
 
+	downgraded func() ([]byte, error) // the document as OpenAPI 3.0
+
 	hub     *events.Hub // of those who follow tasks
 	hubOnce sync.Once   // starts it with the first of them
-
-	downgraded func() ([]byte, error) // the document as OpenAPI 3.0
 
 	mu       sync.Mutex
 	clients  map[string]*tasks.Client // by tenant
@@ -128,10 +131,10 @@ func New(cfg Config) (*Server, error) {
 	s.bulk = s.newBulk()
 	s.routes()
 	s.document = sync.OnceValue(s.makeDocument)
+	s.downgraded = sync.OnceValues(s.makeDowngraded)
 	return s, nil
 }
 
-	s.downgraded = sync.OnceValues(s.makeDowngraded)
 // routes registers all surfaces.
 func (s *Server) routes() {
 	s.openaiRoutes()
@@ -141,6 +144,7 @@ func (s *Server) routes() {
 	s.taskRoutes()
 	s.actionRoutes()
 	s.uploadRoutes()
+	s.linkRoutes()
 	s.scheduleRoutes()
 	s.fleetRoutes()
 	s.usageRoutes()
@@ -148,7 +152,6 @@ func (s *Server) routes() {
 	s.eventRoutes()
 	s.dashboardRoutes()
 }
-	s.linkRoutes()
 
 // humaConfig returns the settings of huma. Its own pages load scripts from elsewhere, and
 // its links to schemas would be in every answer, so both are off.
@@ -172,7 +175,7 @@ func (s *Server) client(tenant string) *tasks.Client {
 	defer s.mu.Unlock()
 	c, ok := s.clients[tenant]
 	if !ok {
-		c = tasks.NewClient(tasks.Config{Redis: s.cfg.Redis, Store: s.cfg.Store, Tenant: tenant, AllowUnknownModel: s.cfg.AllowUnknownModel, Observer: s.metrics.Accepted("http")})
+		c = tasks.NewClient(tasks.Config{Redis: s.cfg.Redis, Store: s.cfg.Store, Tenant: tenant, AllowUnknownModel: s.cfg.AllowUnknownModel, WebhookNetworks: s.cfg.WebhookNetworks, Observer: s.metrics.Accepted("http")})
 		s.clients[tenant] = c
 	}
 	return c
