@@ -104,7 +104,10 @@ func (h *Handler) readForm(x *exchange, parts *multipart.Reader) (*job, error) {
 // storeSpeech streams a recording to the bucket.
 func (h *Handler) storeSpeech(x *exchange, j *job, part *multipart.Part, sum io.Writer) error {
 	start := bufio.NewReaderSize(part, 512)
-	magic, _ := start.Peek(512) // the first read returns its error too
+	magic, err := start.Peek(512)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return unreadable(err)
+	}
 	if _, ok := media.Audio(magic); len(magic) > 0 && !ok {
 		return openai.Invalid("file", "is not in a known format of audio")
 	}
@@ -113,7 +116,7 @@ func (h *Handler) storeSpeech(x *exchange, j *job, part *multipart.Part, sum io.
 		return err
 	}
 	from := &counted{Reader: io.TeeReader(start, sum)}
-	err := h.cfg.Store.Put(x.r.Context(), j.audio, from, contentTypeOf(part))
+	err = h.cfg.Store.Put(x.r.Context(), j.audio, from, contentTypeOf(part))
 	switch {
 	case from.err != nil:
 		return unreadable(from.err)
