@@ -36,8 +36,9 @@ type presignInput struct {
 	}
 }
 
-// linkBody is a request that goes to the bucket.
-type linkBody struct {
+// LinkBody is a request that goes to the bucket. It is exported since the document lacks the
+// fields of embedded types that are not.
+type LinkBody struct {
 	Method      string            `json:"method"`
 	URL         string            `json:"url" doc:"A secret until it ends."`
 	Headers     map[string]string `json:"headers,omitempty" doc:"Must be sent as they are."`
@@ -48,7 +49,7 @@ type linkBody struct {
 
 type uploadLinkBody struct {
 	Key string `json:"key" doc:"For input.audio.key."`
-	linkBody
+	LinkBody
 }
 
 type presignOutput struct {
@@ -88,12 +89,12 @@ func (s *Server) presignUpload(ctx context.Context, in *presignInput) (*presignO
 	return &presignOutput{uploadLinkBody{key, newLinkBody(link, in.Body.Bytes, contentType)}}, nil
 }
 
-func newLinkBody(link storage.Link, bytes int64, contentType string) linkBody {
+func newLinkBody(link storage.Link, bytes int64, contentType string) LinkBody {
 	headers := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(link.Header)) {
 		headers[name] = link.Header.Get(name)
 	}
-	return linkBody{Method: link.Method, URL: link.URL, Headers: headers, ExpiresAt: link.Expires, Bytes: bytes, ContentType: contentType}
+	return LinkBody{Method: link.Method, URL: link.URL, Headers: headers, ExpiresAt: link.Expires, Bytes: bytes, ContentType: contentType}
 }
 
 // writeLink answers with a link to an object that a result consists of.

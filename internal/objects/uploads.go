@@ -2,6 +2,7 @@ package objects
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"time"
@@ -16,7 +17,11 @@ const UploadTime = 24 * time.Hour
 // NewUploadKey returns the object key of a new upload. Its name has the time and the
 // ending, ".wav", which may be empty.
 func NewUploadKey(tenant, ending string) string {
-	return FilesPrefix(tenant) + uuid.Must(uuid.NewV7()).String() + ending
+	id := uuid.Must(uuid.NewV7())
+	var now [8]byte
+	binary.BigEndian.PutUint64(now[:], uint64(time.Now().UnixMilli()))
+	copy(id[:6], now[2:]) // the library's time does not go back with the clock
+	return FilesPrefix(tenant) + id.String() + ending
 }
 
 // FilesPrefix begins the keys of a tenant's uploads and files.
