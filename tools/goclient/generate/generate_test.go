@@ -44,4 +44,3 @@ func TestTheClientIsTheOneOfTheDocument(t *testing.T) {
 		t.Fatal("the document has changed: go test -C tools/goclient ./generate -update accepts it")
 	}
 }
-
