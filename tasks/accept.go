@@ -82,6 +82,7 @@ func (c *Client) accept(ctx context.Context, requests []Request) []*candidate {
 				n.audio = recording.Audio.Key
 			}
 		}
+		n.task.Trace = traceOf(ctx)
 		all[i] = n
 	}
 	var memory string // asked before the keys and the bucket are, so that it is not newer than their answers

@@ -66,6 +66,7 @@ type Client struct {
 	cfg     Config
 	invalid error // result of Config.Validate; every method returns it
 	took    server
+	queues  foundQueues
 }
 
 // NewClient creates a client; there is nothing to close. If the settings are not valid,

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/objects"
@@ -133,13 +134,46 @@ func Queues() []string {
 	return names
 }
 
-// findQueue searches all queues for a task in one round trip.
+// findQueue searches all queues for a task in one round trip. A task stays in its queue, so for
+// one that was found before it looks there first: pollers ask for the same tasks.
 func (c *Client) findQueue(ctx context.Context, id string) (string, error) {
+	if name := c.queues.of(id); name != "" {
+		if found, err := queue.Locate(ctx, c.cfg.Redis, []string{name}, id); err != nil || found != "" {
+			return found, err
+		}
+	}
 	name, err := queue.Locate(ctx, c.cfg.Redis, Queues(), id)
 	if err == nil && name == "" {
 		err = ErrNotFound
 	}
+	if err == nil {
+		c.queues.put(id, name)
+	}
 	return name, err
+}
+
+// foundQueues remembers the queues of tasks.
+type foundQueues struct {
+	mu    sync.Mutex
+	names map[string]string // by id
+}
+
+// mostFoundQueues bounds the memory: some hundred kilobytes.
+const mostFoundQueues = 2000
+
+func (f *foundQueues) of(id string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.names[id]
+}
+
+func (f *foundQueues) put(id, name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.names == nil || len(f.names) >= mostFoundQueues {
+		f.names = map[string]string{}
+	}
+	f.names[id] = name
 }
 
 // Result returns a task's result, or ErrNotFound until the task has ended. Without a

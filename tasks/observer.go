@@ -50,8 +50,14 @@ type Event struct {
 	// Riders is the number of tasks that share the call, and Rider the place of this one
 	// among them, from 0: whoever counts calls counts those of rider 0.
 	Rider, Riders int
-	// TraceID is the task's trace, 32 hexadecimal digits; empty without tracing.
-	TraceID string
+	// Call names the call: the events of the tasks that share it have the same. It is empty in
+	// other events.
+	Call string
+	// InputTokens and OutputTokens are those of the whole call as the API stated them; 0 when it
+	// did not. Only the event of rider 0 has them.
+	InputTokens, OutputTokens int
+	// Trace is the trace context of the producer, see Task.Trace; empty without tracing.
+	Trace string
 	// Repeated marks the end of a task that another run committed. That run may have
 	// reported the end already, or died before it could.
 	Repeated bool
@@ -60,8 +66,16 @@ type Event struct {
 // Event returns an event of the task that happens now.
 func (t Task) Event(of EventType) Event {
 	return Event{
-		Type: of, Time: time.Now().UTC(), ID: t.ID, Tenant: t.Tenant, Kind: t.Kind, Lane: t.Lane, Model: t.Model, CreatedAt: t.CreatedAt,
+		Type: of, Time: time.Now().UTC(), ID: t.ID, Tenant: t.Tenant, Kind: t.Kind, Lane: t.Lane, Model: t.Model, CreatedAt: t.CreatedAt, Trace: t.Trace,
 	}
+}
+
+// TraceID returns the task's trace, 32 hexadecimal digits; empty without tracing.
+func (e Event) TraceID() string {
+	if len(e.Trace) != len("00-0123456789abcdef0123456789abcdef-0123456789abcdef-01") {
+		return ""
+	}
+	return e.Trace[3:35]
 }
 
 // Observer receives the events of tasks: for metrics, a ledger or notifications. It must

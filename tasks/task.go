@@ -58,7 +58,10 @@ type Task struct {
 	// MaxNeurons bounds the cost of the task over all its calls; 0 means no bound.
 	MaxNeurons float64 `json:"max_neurons,omitzero"`
 	Origin     Origin  `json:"origin,omitzero"`
-	Pending    bool    `json:"pending,omitempty"` // the bucket has a pending record
+	// Trace is the trace context of the producer, a traceparent
+	// (https://www.w3.org/TR/trace-context/); empty without tracing.
+	Trace   string `json:"trace,omitempty"`
+	Pending bool   `json:"pending,omitempty"` // the bucket has a pending record
 	// ResultIn is where the producer looks for the result: InStore if its client has a
 	// Store, otherwise InRedis. Producers of earlier versions left it empty.
 	ResultIn Durability `json:"result_in,omitempty"`

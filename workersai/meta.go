@@ -10,6 +10,8 @@ type Meta struct {
 	RequestID string  // cf-ai-req-id
 	Ray       string  // cf-ray
 	Took      time.Duration
+	// InputTokens and OutputTokens are as the API stated them; 0 when it did not.
+	InputTokens, OutputTokens int
 }
 
 // price stores a price that the API stated. It ignores impossible values: they would

@@ -73,6 +73,7 @@ func (c *Client) GenerateStream(ctx context.Context, model string, body map[stri
 	if err != nil {
 		return nil, meta, err
 	}
+	meta.InputTokens, meta.OutputTokens = out.InputTokens, out.OutputTokens
 	meta.estimate(row.TextNeurons(tokens(string(body["prompt"]), string(body["messages"])), tokens(out.Text, out.Reasoning)))
 	return out, meta, nil
 }

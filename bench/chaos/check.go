@@ -291,10 +291,23 @@ func (r *run) excuse(c call, id string, next time.Time) string {
 }
 
 // storedAfter returns when the bucket first accepted a result or a checkpoint of a task
-// after the given call began. It is zero when the bucket accepted none.
+// after the given call began. It is zero when the bucket accepted none. The checkpoint of a
+// picture is worth nothing before the picture itself is stored.
 func (r *run) storedAfter(c call, id string) time.Time {
-	for _, at := range r.front.kept[id] {
-		if at.After(c.Start) {
+	at := firstAfter(r.front.kept[id], c.Start)
+	if c.Kind != "image" || at.IsZero() {
+		return at
+	}
+	picture := firstAfter(r.front.files[id], c.Start)
+	if picture.IsZero() {
+		return picture
+	}
+	return later(at, picture)
+}
+
+func firstAfter(times []time.Time, begin time.Time) time.Time {
+	for _, at := range times {
+		if at.After(begin) {
 			return at
 		}
 	}

@@ -97,12 +97,13 @@ type bucketFront struct {
 	rng    *rand.Rand
 	stored map[string][]time.Time // results, by task id
 	kept   map[string][]time.Time // results and checkpoints, by task id
+	files  map[string][]time.Time // pictures, which a checkpoint only names
 	failed map[string][]time.Time // failed writes of a task's objects
 	wrong  []string               // violations: events that must never happen to a result
 }
 
 func newBucketFront(addr string, j *journal, rng *rand.Rand) *bucketFront {
-	f := &bucketFront{j: j, rng: rng, stored: map[string][]time.Time{}, kept: map[string][]time.Time{}, failed: map[string][]time.Time{}}
+	f := &bucketFront{j: j, rng: rng, stored: map[string][]time.Time{}, kept: map[string][]time.Time{}, files: map[string][]time.Time{}, failed: map[string][]time.Time{}}
 	target := &url.URL{Scheme: "http", Host: addr}
 	f.proxy = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -129,6 +130,11 @@ func objectOf(path string) (id, name string) {
 func (f *bucketFront) see(r *http.Response) error {
 	id, name := objectOf(r.Request.URL.Path)
 	checkpoint := strings.HasPrefix(name, "answer") && r.Request.Method == http.MethodPut
+	if strings.HasPrefix(name, "image.") && r.Request.Method == http.MethodPut && r.StatusCode/100 == 2 {
+		f.mu.Lock()
+		f.files[id] = append(f.files[id], time.Now())
+		f.mu.Unlock()
+	}
 	if name != "result.json" && !checkpoint || r.StatusCode/100 != 2 || r.Request.Method == http.MethodGet || r.Request.Method == http.MethodHead {
 		return nil
 	}

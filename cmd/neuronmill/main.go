@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/internal/embedded"
+	"github.com/neuronmill/neuronmill/internal/traces"
 )
 
 func main() {
@@ -64,7 +65,8 @@ type globals struct {
 	stderr   io.Writer
 	logs     *logWriter // stderr for log lines; prints above a bar
 	log      *slog.Logger
-	asJSON   bool // set by the run command
+	asJSON   bool           // set by the run command
+	tracer   *traces.Tracer // nil without traces; set by openTraces
 }
 
 const description = `A job queue for Cloudflare Workers AI.
@@ -122,7 +124,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	c.FromEnvironment()
 	logs := &logWriter{w: stderr}
-	g := &globals{ctx, c.Settings, stdin, stdout, stderr, logs, app.Logger(logs, c.LogLevel), c.Run.JSON}
+	g := &globals{ctx: ctx, settings: c.Settings, stdin: stdin, stdout: stdout, stderr: stderr, logs: logs, log: app.Logger(logs, c.LogLevel), asJSON: c.Run.JSON}
 	if err := c.Check(); err != nil {
 		return app.Code(app.Usage(err), stderr)
 	}

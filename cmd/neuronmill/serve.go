@@ -24,7 +24,7 @@ type listenFlags struct {
 func (f listenFlags) open(g *globals, stack *app.Stack, metrics *prometheus.Registry) (service, error) {
 	server, err := api.New(api.Config{
 		Redis: stack.Redis.UniversalClient, Store: stack.Store, Gate: stack.Gate(g.settings, 0, g.log), Version: builtVersion(), Log: g.log, Metrics: metrics, WebhookNetworks: g.settings.WebhookAllow,
-		Listen: f.Listen, TLSCert: f.TLSCert, TLSKey: f.TLSKey, UIPath: f.UIPath, BehindProxy: f.BehindProxy,
+		Tracer: g.tracer, Listen: f.Listen, TLSCert: f.TLSCert, TLSKey: f.TLSKey, UIPath: f.UIPath, BehindProxy: f.BehindProxy,
 	})
 	if err != nil {
 		return nil, err
@@ -67,6 +67,11 @@ func (c *serveCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
+	closeTraces, err := g.openTraces()
+	if err != nil {
+		return app.Usage(err)
+	}
+	defer closeTraces()
 	serve, err := c.open(g, stack, registry)
 	if err != nil {
 		return app.Usage(err)

@@ -96,6 +96,12 @@ func runWorker(g *globals, o worker.Config, what string, beside ...func(*app.Sta
 	if note != "" {
 		fmt.Fprintln(g.stderr, note)
 	}
+	closeTraces, err := g.openTraces()
+	if err != nil {
+		return app.Usage(err)
+	}
+	defer closeTraces()
+	o.Observer = g.tracer.Observer()
 	w, err := stack.Worker(g.settings, ai, o, g.log)
 	if err != nil {
 		return err

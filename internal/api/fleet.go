@@ -11,6 +11,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/history"
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/monitor"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -106,23 +107,39 @@ type gateBody struct {
 	Throttled   int        `json:"throttled" doc:"Answers that said too many requests or no capacity."`
 	Reason      string     `json:"reason,omitempty"`
 	Until       *time.Time `json:"until" doc:"It is closed until then; null when it is open."`
+
+	Minutes  []gateMinute  `json:"minutes,omitempty" doc:"The latest minutes, oldest first; the last one is not over."`
+	Closures []gateClosure `json:"closures,omitempty" doc:"When the gate was closed in these minutes, the latest first. Closures of less than five seconds may be missing."`
 }
 
-func (s *Server) listGates(ctx context.Context, _ *struct{}) (*gatesOutput, error) {
-	states, err := s.cfg.Gate.States(ctx)
+type gateMinute struct {
+	At        time.Time `json:"at"`
+	Calls     int       `json:"calls"`
+	Throttled int       `json:"throttled" doc:"Answers that said too many requests or no capacity."`
+	PerMinute *int      `json:"per_minute" doc:"Calls a minute that the gate allowed; null when that is not known."`
+}
+
+type gateClosure struct {
+	From   time.Time  `json:"from"`
+	Until  *time.Time `json:"until" doc:"null while it is closed."`
+	Reason string     `json:"reason"`
+}
+
+type gatesInput struct {
+	Minutes int `query:"minutes" minimum:"0" maximum:"60" doc:"How many of the latest minutes to show of each gate."`
+}
+
+func (s *Server) listGates(ctx context.Context, in *gatesInput) (*gatesOutput, error) {
+	f, err := s.monitor.Fleet(ctx, s.cfg.Gate)
 	if err != nil {
 		return nil, err
 	}
 	out := &gatesOutput{}
-	out.Body.Gates = make([]gateBody, 0, len(states))
-	for _, g := range states {
-		deferred, err := s.monitor.DeferredAt(ctx, g.Name)
-		if err != nil {
-			return nil, err
-		}
+	out.Body.Gates = make([]gateBody, 0, len(f.Gates))
+	for _, g := range f.Gates {
 		b := gateBody{
 			Name: g.Name, State: g.Word(), PerMinute: g.Pace.PerMinute, Source: g.Pace.Source, Learned: g.RateFactor, InFlight: g.InFlight,
-			Interactive: g.Interactive, Bulk: g.Bulk, Deferred: deferred, Calls: g.Calls, Throttled: g.Throttled + g.Busy,
+			Interactive: g.Interactive, Bulk: g.Bulk, Deferred: f.DeferredAt(g.Name), Calls: g.Calls, Throttled: g.Throttled + g.Busy,
 		}
 		if g.Closed > 0 {
 			until := time.Now().Add(g.Closed).UTC().Truncate(time.Second)
@@ -133,7 +150,51 @@ func (s *Server) listGates(ctx context.Context, _ *struct{}) (*gatesOutput, erro
 		}
 		out.Body.Gates = append(out.Body.Gates, b)
 	}
+	if in.Minutes > 0 {
+		if err := s.addGateHistory(ctx, out.Body.Gates, in.Minutes); err != nil {
+			return nil, err
+		}
+	}
 	return out, nil
+}
+
+// addGateHistory adds the latest minutes of gates, and their closures in that time.
+func (s *Server) addGateHistory(ctx context.Context, gates []gateBody, minutes int) error {
+	past, now := history.History{Redis: s.cfg.Redis}, time.Now()
+	names := make([]string, 0, len(gates))
+	for _, g := range gates {
+		if g.Source != "" {
+			names = append(names, g.Name)
+		}
+	}
+	spans, err := past.GateMinutes(ctx, names, now, minutes)
+	if err != nil {
+		return err
+	}
+	closures, err := past.Closures(ctx, now.Add(-time.Duration(minutes)*time.Minute))
+	if err != nil {
+		return err
+	}
+	for i := range gates {
+		for _, span := range spans[gates[i].Name] {
+			m := gateMinute{At: span.At.UTC(), Calls: span.Calls, Throttled: span.Throttled}
+			if span.Pace >= 0 {
+				m.PerMinute = &span.Pace
+			}
+			gates[i].Minutes = append(gates[i].Minutes, m)
+		}
+		for _, c := range closures {
+			if c.Gate != gates[i].Name {
+				continue
+			}
+			closure := gateClosure{From: c.From, Reason: c.Why}
+			if !c.Until.IsZero() {
+				closure.Until = &c.Until
+			}
+			gates[i].Closures = append(gates[i].Closures, closure)
+		}
+	}
+	return nil
 }
 
 type planInput struct {

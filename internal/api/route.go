@@ -264,7 +264,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		noRoute(handler, timed, req)
 		return
 	}
-	s.mux.ServeHTTP(timed, req)
+	s.cfg.Tracer.Wrap(s.mux).ServeHTTP(timed, req)
 }
 
 // boundDrain limits how long net/http waits for the rest of a body after the answer: it

@@ -19,6 +19,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/metrics"
 	"github.com/neuronmill/neuronmill/internal/monitor"
+	"github.com/neuronmill/neuronmill/internal/traces"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +40,8 @@ type Config struct {
 	Log     *slog.Logger // nil means the default logger
 	// Metrics has what GET /metrics answers; nil means a registry of the server's own.
 	Metrics *prometheus.Registry
+	// Tracer makes a span of each request that accepts or changes something; nil makes none.
+	Tracer *traces.Tracer
 
 	Listen      string // host:port; empty means 127.0.0.1:8080
 	TLSCert     string // file with the certificate chain (PEM); empty means no TLS

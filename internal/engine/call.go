@@ -57,8 +57,9 @@ func (e *Engine) call(ctx context.Context, permit *gate.Permit, members []*job, 
 	meta, err := e.send(sending, send)
 	failpoint.Hit("after-call")
 	e.settle(ctx, held, priceOf(err, meta))
+	id := e.callID()
 	for i, j := range members {
-		j.observeCall(err, meta.Neurons, time.Since(begun), i, len(members))
+		j.observeCall(id, err, meta, time.Since(begun), i, len(members))
 		j.recordOutcome(err, meta.Neurons*cmp.Or(j.share, 1), meta.Priced)
 		if _, ok := errors.AsType[*workersai.Error](err); ok {
 			j.reasons.answered(err)

@@ -195,7 +195,7 @@ func (e *Engine) whileWanted(ctx context.Context, members []*job) (context.Conte
 func (e *Engine) countAll(ctx context.Context, members []*job) error {
 	next := make([]taskstate.Call, len(members))
 	for i, j := range members {
-		next[i] = taskstate.Call{Task: j.record(), Calls: j.counts.calls + 1, Attempts: j.counts.attempts + j.firstCall()}
+		next[i] = taskstate.Call{Task: j.record(), Calls: j.counts.calls + 1, Attempts: j.counts.attempts + j.firstCall(), Settled: j.counts.settled + j.refused, Unpaid: j.counts.unpaid}
 	}
 	counted := e.owner().Count(ctx, next)
 	var failed, lost error

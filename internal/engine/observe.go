@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -94,11 +95,22 @@ func (j *job) observeRetry(v retryDecision) {
 	})
 }
 
-// observeCall reports the outcome of a call to one of its riders. neurons is the price of
-// the whole call.
-func (j *job) observeCall(err error, neurons float64, took time.Duration, rider, riders int) {
+// callID returns a name for a call, by which an observer joins the events of its riders.
+func (e *Engine) callID() string {
+	if e.cfg.Hooks.Observer == nil {
+		return ""
+	}
+	return strconv.FormatUint(rand.Uint64(), 36)
+}
+
+// observeCall reports the outcome of a call to one of its riders. meta is that of the whole
+// call.
+func (j *job) observeCall(id string, err error, meta workersai.Meta, took time.Duration, rider, riders int) {
 	j.observe(tasks.EventCalled, func(e *tasks.Event) {
-		e.Outcome, e.Took, e.Neurons, e.Rider, e.Riders = "lost", took, neurons, rider, riders
+		e.Call, e.Outcome, e.Took, e.Neurons, e.Rider, e.Riders = id, "lost", took, meta.Neurons, rider, riders
+		if rider == 0 {
+			e.InputTokens, e.OutputTokens = meta.InputTokens, meta.OutputTokens
+		}
 		if j.share > 0 {
 			e.Neurons *= j.share
 		}

@@ -121,7 +121,7 @@ func (s keepsAnswers) Delete(ctx context.Context, key string) error {
 	return s.Store.Delete(ctx, key)
 }
 
-// A checkpoint that cannot be deleted at once is deleted later.
+// A checkpoint that cannot be deleted at once is deleted later, by any worker: the task has no owner meanwhile.
 func TestAnAnswerThatCannotBeRemovedGoesLater(t *testing.T) {
 	alone(t, func(t *testing.T, r *rig) {
 		r.cfg.Store = keepsAnswers{r.store, time.Now().Add(time.Minute)}
@@ -131,6 +131,9 @@ func TestAnAnswerThatCannotBeRemovedGoesLater(t *testing.T) {
 		answer := "default/tasks/" + id + "/answer.json"
 		require.Contains(t, r.keys("default/tasks/"), answer)
 		require.NotEmpty(t, r.keys("default/pending/"), "it comes again")
+		time.Sleep(45 * time.Second)
+		require.NotEmpty(t, r.keys("default/pending/"))
+		require.False(t, r.redis.HExists(t.Context(), taskstate.LiveKey(id), "holder").Val())
 		time.Sleep(2 * time.Minute)
 		require.NotContains(t, r.keys("default/tasks/"), answer)
 		require.Empty(t, r.keys("default/pending/"))

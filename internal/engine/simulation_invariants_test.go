@@ -220,8 +220,9 @@ func (s *sim) checkResult(e *errand, r tasks.Result, sent map[string]int) {
 			s.violate("%s has not the vectors of its own texts", e.mark)
 		}
 	}
-	if failed, crashed := s.failedCalls(e), s.crashesOf(r.ID); r.Attempts > 1+failed+crashed {
-		s.violate("%s took %d attempts; %d of its calls failed and %d of its workers died", e.mark, r.Attempts, failed, crashed)
+	// A Redis that is set back forgets that an attempt was refunded.
+	if failed, crashed, back := s.failedCalls(e), s.crashesOf(r.ID), len(s.setBack); r.Attempts > 1+failed+crashed+back {
+		s.violate("%s took %d attempts; %d of its calls failed, %d of its workers died and Redis was set back %d times", e.mark, r.Attempts, failed, crashed, back)
 	}
 }
 

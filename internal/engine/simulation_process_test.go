@@ -51,6 +51,9 @@ func (s *sim) process(name string) *process {
 	p.redis.AddHook(hook{p})
 	s.mu.Lock()
 	s.processes = append(s.processes, p)
+	if s.redisDown.Load() > 0 {
+		p.link.Cut()
+	}
 	s.mu.Unlock()
 	return p
 }

@@ -74,16 +74,17 @@ const canary = "canary-0d9f1c77"
 
 // sim is one run.
 type sim struct {
-	t        *testing.T
-	plan     *plan
-	server   *redistest.Server
-	store    *storage.Memory
-	ai       *workersaitest.Server
-	start    time.Time
-	healedAt time.Time
-	log      *safeBuffer
-	healed   atomic.Bool
-	over     chan struct{} // closed when the dead may go
+	t         *testing.T
+	plan      *plan
+	server    *redistest.Server
+	store     *storage.Memory
+	ai        *workersaitest.Server
+	start     time.Time
+	healedAt  time.Time
+	log       *safeBuffer
+	healed    atomic.Bool
+	redisDown atomic.Int32  // outages of Redis under way
+	over      chan struct{} // closed when the dead may go
 
 	mu         sync.Mutex
 	processes  []*process
@@ -278,9 +279,11 @@ func (s *sim) happen(e event) {
 	case "store read only":
 		s.refuseWrites(e.long)
 	case "redis down":
+		s.redisDown.Add(1)
 		s.everyLink((*redistest.Link).Cut)
 		time.Sleep(e.long)
-		s.everyLink(mend)
+		s.redisDown.Add(-1)
+		s.mendLinks()
 	case "wipe":
 		if e.aim == "FLUSHALL" {
 			s.server.Flush()
@@ -329,6 +332,9 @@ func (s *sim) replace(i int, gone *node) {
 	if again {
 		return
 	}
+	for s.redisDown.Load() > 0 { // a worker does not start without Redis
+		time.Sleep(time.Second)
+	}
 	fresh := s.work(gone.name+"'", i)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -368,14 +374,19 @@ func (s *sim) everyLink(do func(*redistest.Link)) {
 	}
 }
 
-func mend(l *redistest.Link) { l.Mend() }
+// mendLinks ends a cut of all links, unless Redis is down for longer.
+func (s *sim) mendLinks() {
+	if s.redisDown.Load() == 0 {
+		s.everyLink(func(l *redistest.Link) { l.Mend() })
+	}
+}
 
 // outOfReach does something to Redis while nobody reaches it.
 func (s *sim) outOfReach(do func()) {
 	s.everyLink((*redistest.Link).Cut)
 	time.Sleep(time.Millisecond) // what is being done by the server ends at this instant
 	do()
-	s.everyLink(mend)
+	s.mendLinks()
 }
 
 // heal ends all faults.
@@ -384,7 +395,8 @@ func (s *sim) heal() {
 	s.healedAt = time.Now()
 	s.healed.Store(true)
 	s.server.Refuse("")
-	s.everyLink(mend)
+	s.redisDown.Store(0)
+	s.mendLinks()
 	s.ai.Heal()
 	// A refused account is for a person to mend, who opens its gates.
 	gates := gate.New(gate.Config{Redis: s.server.Client(nil), Pace: s.pace})

@@ -115,6 +115,7 @@ func TestAFollowerWhoComesLateGetsTheTextFromItsBeginning(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		require.Zero(t, r.Exists(t.Context(), events.StreamKey("t_a")).Val(), "nobody follows")
+		time.Sleep(time.Millisecond) // no flush is due at this instant
 		f := follow(t, h, 0, state(events.Event{Type: events.Running}))
 		w.Text("t_a", "last")
 		got := next(t, f, 3)

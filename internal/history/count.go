@@ -103,14 +103,15 @@ func (c *counter) flush() {
 	}
 }
 
-// Sampler counts the calls of the fleet from the counters of the gates. It is a job of the
-// leader.
+// Sampler counts the calls of the fleet and of each gate from the counters of the gates, and
+// notes when gates close and open. It is a job of the leader.
 type Sampler struct {
 	History *History
 	Gate    *gate.Gate
 
-	last map[string]gate.State // by name, at the last sample
-	at   time.Time             // of the last sample
+	last   map[string]gate.State // by name, at the last sample
+	at     time.Time             // of the last sample
+	closed map[string]Closure    // of the gates that are closed; nil before the first sample
 }
 
 // SampleEvery is how often Sample should run.
@@ -124,14 +125,22 @@ func (s *Sampler) Sample(ctx context.Context) (next time.Duration, err error) {
 	}
 	now, counts, first := time.Now(), Counts{}, s.last == nil
 	seen := make(map[string]gate.State, len(states))
+	var samples []gateSample
 	for _, g := range states {
 		seen[g.Name] = g
 		if g.Pace.Source == "" { // it is no model's, and its calls are those of models
 			continue
 		}
 		before := s.last[g.Name] // of a gate that was not used before: zero
-		counts.Calls += max(g.Calls-before.Calls, 0)
-		counts.Throttled += max(g.Throttled+g.Busy-before.Throttled-before.Busy, 0)
+		one := gateSample{name: g.Name, pace: -1, calls: max(g.Calls-before.Calls, 0), throttled: max(g.Throttled+g.Busy-before.Throttled-before.Busy, 0)}
+		counts.Calls += one.calls
+		counts.Throttled += one.throttled
+		if one.calls > 0 || allowed(g) != allowed(before) {
+			one.pace = allowed(g)
+		}
+		if one.calls > 0 || one.throttled > 0 || one.pace >= 0 {
+			samples = append(samples, one)
+		}
 	}
 	// After a pause the calls were made soon after the sample before it.
 	at := now
@@ -144,5 +153,42 @@ func (s *Sampler) Sample(ctx context.Context) (next time.Duration, err error) {
 		}
 	}
 	s.last, s.at = seen, now
-	return 0, nil
+	if !first {
+		if err := s.History.addGates(ctx, at, samples, nil, nil); err != nil {
+			return 0, err
+		}
+	}
+	return 0, s.closures(ctx, now, seen)
+}
+
+// closures notes which gates have closed and opened since the sample before.
+func (s *Sampler) closures(ctx context.Context, now time.Time, seen map[string]gate.State) (err error) {
+	if s.closed == nil {
+		if s.closed, err = s.History.closed(ctx); err != nil {
+			return err
+		}
+	}
+	var began, ended []Closure
+	for name, g := range seen {
+		if _, known := s.closed[name]; !known && isClosed(g) {
+			began = append(began, Closure{Gate: name, Why: g.Why[:min(len(g.Why), mostWhy)], From: now.UTC().Truncate(time.Second)})
+		}
+	}
+	for name, c := range s.closed {
+		if !isClosed(seen[name]) { // a gate that is gone has no state, which counts as open
+			c.Until = now.UTC().Truncate(time.Second)
+			ended = append(ended, c)
+		}
+	}
+	if err := s.History.addGates(ctx, now, nil, began, ended); err != nil {
+		s.closed = nil
+		return err
+	}
+	for _, c := range began {
+		s.closed[c.Gate] = c
+	}
+	for _, c := range ended {
+		delete(s.closed, c.Gate)
+	}
+	return nil
 }

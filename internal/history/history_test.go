@@ -103,6 +103,83 @@ func TestCallsAreCountedFromTheGates(t *testing.T) {
 	})
 }
 
+// gateAt is a gate at 600 calls a minute, and a sampler with its first sample.
+func gateAt(t *testing.T) (*history.History, *history.Sampler, *gate.Gate) {
+	rdb := redistest.Memory(t)
+	g := gate.New(gate.Config{Redis: rdb, Pace: func(string, string) gate.Pace { return gate.Pace{PerMinute: 600, Source: "settings"} }, Log: slog.New(slog.DiscardHandler)})
+	h := &history.History{Redis: rdb}
+	return h, &history.Sampler{History: h, Gate: g}, g
+}
+
+func TestAGateHasAHistoryOfItsCallsAndPaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s, g := gateAt(t)
+		sample := func() {
+			_, err := s.Sample(t.Context())
+			require.NoError(t, err)
+		}
+		call := func(how gate.Outcome) {
+			p, err := g.Acquire(t.Context(), gate.Request{Model: "m", Kind: "text"})
+			require.NoError(t, err)
+			_, err = p.Release(t.Context(), how, 0)
+			require.NoError(t, err)
+		}
+		sample()
+		call(gate.Passed)
+		call(gate.Passed)
+		sample()
+		for range 24 {
+			time.Sleep(history.SampleEvery)
+			sample()
+		}
+		require.NoError(t, g.Set(t.Context(), "m", 30))
+		sample()
+		spans, err := h.GateMinutes(t.Context(), []string{"m", "other"}, time.Now(), 4)
+		require.NoError(t, err)
+		var calls, paces []int
+		for _, span := range spans["m"] {
+			calls, paces = append(calls, span.Calls), append(paces, span.Pace)
+		}
+		require.Equal(t, []int{0, 2, 0, 0}, calls)
+		require.Equal(t, []int{-1, 600, 600, 30}, paces)
+		require.Equal(t, -1, spans["other"][3].Pace)
+		time.Sleep(history.MinutesFor + time.Hour)
+		require.Empty(t, h.Redis.Keys(t.Context(), "neuronmill:history:*:gate:*").Val())
+	})
+}
+
+func TestTheClosuresOfAGateAreKeptOverTheDeathOfTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s, g := gateAt(t)
+		sample := func(by *history.Sampler) {
+			_, err := by.Sample(t.Context())
+			require.NoError(t, err)
+		}
+		p, err := g.Acquire(t.Context(), gate.Request{Model: "m", Kind: "text"})
+		require.NoError(t, err)
+		_, err = p.Release(t.Context(), gate.Throttled, 20*time.Second)
+		require.NoError(t, err)
+		from := time.Now().UTC()
+		sample(s)
+		sample(s)
+		closures, err := h.Closures(t.Context(), from.Add(-time.Hour))
+		require.NoError(t, err)
+		require.Len(t, closures, 1)
+		require.NotEmpty(t, closures[0].Why)
+		closures[0].Why = ""
+		require.Equal(t, history.Closure{Gate: "m", From: from}, closures[0])
+		time.Sleep(time.Minute)
+		sample(&history.Sampler{History: h, Gate: g}) // the next leader
+		closures, err = h.Closures(t.Context(), from)
+		require.NoError(t, err)
+		require.Len(t, closures, 1)
+		require.Equal(t, from.Add(time.Minute), closures[0].Until)
+		closures, err = h.Closures(t.Context(), from.Add(2*time.Minute))
+		require.NoError(t, err)
+		require.Empty(t, closures)
+	})
+}
+
 func TestTheLogOfActionsIsBounded(t *testing.T) {
 	h := &history.History{Redis: redistest.Memory(t)}
 	for range history.MostActions + 5 {

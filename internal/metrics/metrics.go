@@ -136,7 +136,7 @@ func (m *Metrics) Accepted(surface string) tasks.Observer {
 func (m *Metrics) Observe(e tasks.Event) {
 	kind, lane, model := kindLabel(e.Kind), laneLabel(e.Lane), modelLabel(e.Model)
 	phase := func(name string, took time.Duration) {
-		observe(m.seconds.WithLabelValues(kind, lane, name), max(took, 0).Seconds(), e.TraceID)
+		observe(m.seconds.WithLabelValues(kind, lane, name), max(took, 0).Seconds(), e.TraceID())
 	}
 	switch e.Type {
 	case tasks.EventStarted:

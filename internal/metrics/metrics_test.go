@@ -57,7 +57,7 @@ func happen(m *metrics.Metrics) {
 		e.Outcome, e.Code, e.Took, e.Riders = "quota", "4006", 200*time.Millisecond, 3
 	})
 	tell(tasks.EventCalled, func(e *tasks.Event) {
-		e.Outcome, e.Took, e.Neurons, e.Riders, e.TraceID = "ok", 200*time.Millisecond, 1.5, 2, strings.Repeat("ab", 16)
+		e.Outcome, e.Took, e.Neurons, e.Riders, e.Trace = "ok", 200*time.Millisecond, 1.5, 2, "00-"+strings.Repeat("ab", 16)+"-0123456789abcdef-01"
 	})
 	tell(tasks.EventCalled, func(e *tasks.Event) { e.Outcome, e.Neurons, e.Rider, e.Riders = "ok", 0.5, 1, 2 })
 	tell(tasks.EventFinished, func(e *tasks.Event) { e.Outcome, e.Took, e.Stored = "completed", time.Minute, time.Millisecond })

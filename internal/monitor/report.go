@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/gate"
-	"github.com/neuronmill/neuronmill/internal/queue"
-	"github.com/neuronmill/neuronmill/tasks"
 )
 
 // Report describes the state of the fleet: waiting work, its reasons, their end and the
@@ -149,21 +147,4 @@ func (r Report) lines(bold, bullet string) string {
 		b.WriteByte('\n')
 	}
 	return b.String()
-}
-
-// DeferredAt counts the deferred tasks that wait for the gate of a model.
-func (m *Monitor) DeferredAt(ctx context.Context, model string) (int, error) {
-	pipe := m.Redis.Pipeline()
-	var counts []interface{ Val() int64 }
-	for _, q := range tasks.Queues() {
-		counts = append(counts, pipe.ZCard(ctx, queue.DeferredKey(q, model)))
-	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return 0, fmt.Errorf("count the deferred tasks: %w", err)
-	}
-	total := 0
-	for _, n := range counts {
-		total += int(n.Val())
-	}
-	return total, nil
 }

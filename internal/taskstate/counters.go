@@ -90,6 +90,7 @@ func Peek(ctx context.Context, r redis.UniversalClient, id string) (Counters, er
 type Call struct {
 	Task
 	Calls, Attempts int
+	Settled, Unpaid int // written only if the record has no counters
 }
 
 // Counted is the outcome of counting a call.
@@ -101,7 +102,9 @@ type Counted struct {
 // Count counts one call of each task in one round trip, before the call is sent.
 func (o Owner) Count(ctx context.Context, calls []Call) []Counted {
 	out := make([]Counted, len(calls))
-	for i, reply := range o.all(ctx, countCall, calls, func(c Call) []any { return []any{o.ID, c.Calls, c.Attempts, c.Expires.Unix(), o.Memory} }) {
+	for i, reply := range o.all(ctx, countCall, calls, func(c Call) []any {
+		return []any{o.ID, c.Calls, c.Attempts, c.Expires.Unix(), o.Memory, c.Settled, c.Unpaid}
+	}) {
 		n, err := reply.Int()
 		out[i] = Counted{Refused: err == nil && n == 0, Err: err}
 	}

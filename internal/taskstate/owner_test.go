@@ -67,3 +67,28 @@ func TestASuspectCountsNoCrashBeforeItIsIsolated(t *testing.T) {
 		}
 	}
 }
+
+// TestACallThatIsCountedAfterALossKeepsTheOtherCounters: Redis loses the record of a task that
+// waits at its gate. Refunded attempts count as spent if the record that its call makes anew lacks
+// them.
+func TestACallThatIsCountedAfterALossKeepsTheOtherCounters(t *testing.T) {
+	r := redistest.New(t).Client(nil)
+	me := taskstate.Owner{Redis: r, ID: "me", Memory: "m1"}
+	call := taskstate.Call{Task: taskstate.Task{ID: "t_lost", Expires: time.Now().Add(time.Hour)}, Calls: 4, Attempts: 3, Settled: 1, Unpaid: 2}
+	for name, before := range map[string]func(){
+		"lost":                func() {},
+		"lost and registered": func() { require.NoError(t, me.Register(t.Context(), []taskstate.Running{{Task: call.Task}})) },
+	} {
+		require.NoError(t, r.Del(t.Context(), taskstate.LiveKey("t_lost")).Err())
+		before()
+		require.Equal(t, []taskstate.Counted{{}}, me.Count(t.Context(), []taskstate.Call{call}))
+		counters, err := taskstate.Peek(t.Context(), r, "t_lost")
+		require.NoError(t, err)
+		require.Equal(t, taskstate.Counters{Calls: 4, Attempts: 3, Settled: 1, Unpaid: 2}, counters, name)
+	}
+	call.Calls, call.Unpaid = 5, 0
+	require.Equal(t, []taskstate.Counted{{}}, me.Count(t.Context(), []taskstate.Call{call}))
+	counters, err := taskstate.Peek(t.Context(), r, "t_lost")
+	require.NoError(t, err)
+	require.Equal(t, taskstate.Counters{Calls: 5, Attempts: 3, Settled: 1, Unpaid: 2}, counters, "a record that is there has the truth")
+}

@@ -53,6 +53,7 @@ func (u *UI) acted(w http.ResponseWriter, r *http.Request, c Caller, a acted) {
 		u.fail(w, r, c, a.err)
 		return
 	}
+	u.taskPages.forget(c.Tenant)
 	u.cfg.Log.Info("changed in the dashboard", "did", a.did, "about", cut(200, a.about), "count", a.count, "tenant", c.Tenant, "key", c.KeyID)
 	entry := history.Action{At: time.Now().UTC(), Key: c.KeyID, Did: a.did, About: a.about, Count: a.count}
 	if err := u.cfg.History.Log(r.Context(), c.Tenant, entry); err != nil {

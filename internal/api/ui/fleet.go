@@ -48,7 +48,7 @@ type fleetReader struct {
 	mu       sync.Mutex
 	fleet    fleet
 	read     time.Time
-	deferred map[string]int
+	state    monitor.Fleet
 	reported time.Time
 	samples  []sample
 }
@@ -60,7 +60,7 @@ type sample struct {
 }
 
 // fleet returns the state of workers and gates, at most some seconds old.
-func (u *UI) fleet(ctx context.Context) (fleet, error) {
+func (u *UI) fleet(ctx context.Context) (_ fleet, err error) {
 	r := &u.reader
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -68,29 +68,21 @@ func (u *UI) fleet(ctx context.Context) (fleet, error) {
 	if now.Sub(r.read) < fleetFor {
 		return r.fleet, nil
 	}
-	states, err := u.cfg.Gate.States(ctx)
-	if err != nil {
-		return fleet{}, err
-	}
-	if now.Sub(r.reported) >= reportFor {
-		if r.fleet.Report, err = u.cfg.Monitor.Report(ctx, u.cfg.Gate); err != nil {
+	var states []gate.State
+	if now.Sub(r.reported) < reportFor {
+		if states, err = u.cfg.Gate.All(ctx); err != nil {
 			return fleet{}, err
 		}
-		r.deferred = map[string]int{}
-		for _, s := range states {
-			if s.Pace.Source == "" {
-				continue
-			}
-			if r.deferred[s.Name], err = u.cfg.Monitor.DeferredAt(ctx, s.Name); err != nil {
-				return fleet{}, err
-			}
+	} else {
+		if r.state, err = u.cfg.Monitor.Fleet(ctx, u.cfg.Gate); err != nil {
+			return fleet{}, err
 		}
-		r.reported = now
+		r.fleet.Report, states, r.reported = r.state.Report(), r.state.Gates, now
 	}
 	r.sampled(now, states)
 	r.fleet.Gates = make([]gateRow, 0, len(states))
 	for _, s := range states {
-		g := gateRow{State: s, Deferred: r.deferred[s.Name], Rate: r.rate(now, s)}
+		g := gateRow{State: s, Deferred: r.state.DeferredAt(s.Name), Rate: r.rate(now, s)}
 		if s.Closed > 0 {
 			until := now.Add(s.Closed).UTC().Round(time.Second)
 			g.Until = &until

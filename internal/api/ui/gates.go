@@ -6,11 +6,18 @@ import (
 	"strconv"
 )
 
-type gatesData struct{ Gates []gateRow }
+type gatesData struct {
+	Gates []gateRow
+	Past  []gatePast
+}
 
 func (u *UI) gates(ctx context.Context, _ *http.Request, _ Caller) (any, error) {
 	f, err := u.fleet(ctx)
-	return gatesData{f.Gates}, err
+	if err != nil {
+		return nil, err
+	}
+	past, err := u.past(ctx, f.Gates)
+	return gatesData{f.Gates, past}, err
 }
 
 // mostPace is the bound of a pace that a person sets, in calls a minute.

@@ -2,11 +2,14 @@ package ui
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,12 +60,35 @@ func goldenUsage() usageData {
 	}
 }
 
+// goldenPast is the past of a gate with a lower pace, refusals and closures.
+func goldenPast() []gatePast {
+	name := "@cf/a/" + evil
+	minutes := make([]history.GateSpan, 60)
+	for i := range minutes {
+		minutes[i] = history.GateSpan{At: noon.Add(time.Duration(i-59) * time.Minute), Calls: 280 - i, Throttled: i / 59, Pace: 300 - 3*(i/30)*i}
+	}
+	minutes[0].Pace = -1
+	closures := []history.Closure{{Gate: name, Why: evil, From: noon}, {Gate: "other", From: noon}}
+	for i := range mostClosures + 1 {
+		closures = append(closures, history.Closure{Gate: name, Why: "too many requests", From: noon.Add(-time.Duration(10*i+10) * time.Minute), Until: noon.Add(-time.Duration(10*i+9) * time.Minute)})
+	}
+	return pastOf([]string{name, "unused"}, map[string][]history.GateSpan{name: minutes}, closures, noon.Add(30*time.Second))
+}
+
 // goldenPages are the data of each page that shows lists and figures.
 func goldenPages() map[string]any {
 	priced, filter := 120.0, bulk.Filter{State: "failed", Code: "no_capacity", Message: evil}
 	state := &batch.State{}
 	state.ID, state.Name, state.Lines, state.Completed, state.Failed, state.CreatedAt = "b_00000001", evil, 100, 60, 5, noon
+	until, shown := noon.Add(time.Minute), cut(100, evil)
 	return map[string]any{
+		"overview": overviewData{
+			Tone: "bad", Head: "Needs you", Minutes: goldenSpans(), Calls: goldenSpans(), Day: history.Counts{Completed: 900, Neurons: 9200}, Hour: history.Counts{Completed: 300, Failed: 7},
+			Report:  monitor.Report{Verdict: evil, Workers: 2, Waiting: 1200, Findings: []monitor.Finding{{About: evil, Reason: evil, Tasks: 3, Until: &until, Do: evil}, {About: "budget", Reason: "caps of the day are spent"}}},
+			Gates:   []gateRow{{State: gate.State{Name: "@cf/a/" + evil, Calls: 10, Refused: true, Why: evil, Closed: time.Minute}, Rate: 3, Until: &until}},
+			Results: []preview{{ID: "t_1", Kind: tasks.KindImage, Model: evil, Text: shown, File: "image.png", Width: 4, Height: 3, Neurons: 12}, {ID: "t_2", Kind: tasks.KindEmbedding, Model: "@cf/x/y", Text: "1 vector", Strip: strip([]float32{1, -1})}, {ID: "t_3", Kind: tasks.KindText, Text: shown}},
+		},
+		"batch":     batchView{State: state, Problems: []*batch.Failures{{Code: tasks.CodeNoCapacity, Message: evil, Lines: 5, IDs: []string{evil}}}},
 		"schedules": schedulesData{Schedules: []scheduleView{goldenSchedule()}, Next: "report", First: true},
 		"schedule":  goldenSchedule(),
 		"usage":     goldenUsage(),
@@ -70,7 +96,7 @@ func goldenPages() map[string]any {
 		"action":    stateData{bulk.State{ID: "a_1", Action: bulk.Cancel, Filter: bulk.Filter{Kind: tasks.KindImage}, Before: noon, Status: bulk.Running, Count: 40, Changed: 10, Unchanged: 1, StartedAt: noon, UpdatedAt: noon.Add(3 * time.Second)}},
 		"batches":   batchesData{Batches: []batchView{{State: state}}, More: true},
 		"errors":    errorsData{Groups: []errorGroup{{Code: tasks.CodeNoCapacity, Model: evil, Message: evil, Kind: tasks.KindText, Count: 7, First: noon, Last: noon.Add(time.Hour), Examples: []string{"t_1", "t_2"}}}, Read: 7},
-		"gates":     gatesData{Gates: []gateRow{{State: gate.State{Name: "@cf/a/" + evil, Calls: 10}, Rate: 3}}},
+		"gates":     gatesData{Gates: []gateRow{{State: gate.State{Name: "@cf/a/" + evil, Calls: 10}, Rate: 3}}, Past: goldenPast()},
 		"workers":   workersData{Workers: []monitor.Worker{{Host: evil, PID: 7, Status: "running", Started: noon, Queues: []monitor.WorkerQueue{{Kind: tasks.KindText, Lane: tasks.Bulk, Slots: 8, Busy: 2}}}}, Missing: []string{evil}},
 		"webhooks":  webhooksData{Entries: []webhook.Entry{{ID: "m_1", Task: "t_1", Time: noon, Attempt: 2, Host: evil, State: "waiting", Answer: evil, Next: noon.Add(time.Minute)}}},
 		"log":       logData{Actions: []history.Action{{At: noon, Key: "0123456789abcdef", Did: "retry many: ended", About: evil, Count: 5}}},
@@ -78,11 +104,61 @@ func goldenPages() map[string]any {
 	}
 }
 
+// goldenSpans is an hour with some calls and tasks.
+func goldenSpans() []history.Span {
+	spans := make([]history.Span, 60)
+	for i := range spans {
+		spans[i] = history.Span{At: noon.Add(time.Duration(i-59) * time.Minute), Counts: history.Counts{Calls: 3 * i, Throttled: i / 58, Completed: 2 * i, Failed: i / 50, Neurons: float64(i)}}
+	}
+	return spans
+}
+
+// goldenTasks are the data of the page of a task: one of each kind that has ended, one that failed
+// and one that waits.
+func goldenTasks(t *testing.T) map[string]any {
+	t.Helper()
+	words := cut(100, evil) // as the page's load does
+	pages := map[string]any{
+		"task-waiting": taskData{
+			ID: "t_1", Kind: tasks.KindText, Lane: tasks.Bulk, Model: evil, State: "pending", Wait: words, Do: words, Until: noon, Attempts: 1, Input: words, Whole: true, Metadata: []pair{{words, words}},
+			Steps: []step{{Tone: "ok", Head: "Accepted", Text: kept(true), At: noon}, {Tone: "run", Head: "Waits", Text: words}},
+		},
+	}
+	started := noon.Add(3 * time.Second)
+	for kind, output := range map[tasks.Kind]any{
+		tasks.KindText:          tasks.TextOutput{Text: evil, Reasoning: evil, Refusal: evil, FinishReason: evil, InputTokens: 7, OutputTokens: 9, ToolCalls: []tasks.ToolCall{{Name: evil, Arguments: json.RawMessage(`{"city":"<p>"}`)}}},
+		tasks.KindTranslation:   tasks.TranslationOutput{TranslatedText: evil},
+		tasks.KindTranscription: tasks.TranscriptionOutput{Text: evil, Language: evil, Duration: 3, Segments: []tasks.Segment{{Start: 0.5, End: 1, Text: evil}}},
+		tasks.KindImage:         tasks.ImageOutput{Image: "default/tasks/t_1/image.png", Width: 4, Height: 4},
+		tasks.KindEmbedding:     tasks.EmbeddingOutput{Dimensions: 4, Vectors: [][]float32{{1, -1, 0.5, 0}}},
+	} {
+		text, err := json.Marshal(output)
+		require.NoError(t, err)
+		r := tasks.Result{ID: "t_1", Kind: kind, Status: tasks.Completed, Model: evil, Output: text, CreatedAt: noon, StartedAt: &started, FinishedAt: noon.Add(5 * time.Second), Attempts: 1, Usage: tasks.Usage{Neurons: 12.5, Calls: 2, Unsettled: 1}, Metadata: map[string]string{"row": evil, "retry_of": "t_0"}}
+		if kind == tasks.KindImage {
+			r.Artefacts = []tasks.Artefact{{Key: "default/tasks/t_1/image.png", ContentType: "image/png", Bytes: 2048}}
+		}
+		d := taskData{ID: r.ID}
+		d.ended(&r, nil)
+		pages["task-"+string(kind)] = d
+	}
+	failed := taskData{ID: "t_1"}
+	payload := []byte(`{"prompt":"<script>` + "\u202e" + `"}`)
+	failed.ended(&tasks.Result{ID: "t_1", Kind: tasks.KindText, Status: tasks.Failed, Model: evil, CreatedAt: noon, FinishedAt: noon.Add(time.Hour), Attempts: 5, Usage: tasks.Usage{Calls: 5}, Error: &tasks.TaskError{Code: tasks.CodeNoCapacity, Message: evil}}, payload)
+	failed.Input, failed.Whole = indented(payload)
+	failed.Commands = commandsOf(failed, payload)
+	pages["task-failed"] = failed
+	return pages
+}
+
 func TestPagesOfFixedDataAreTheGoldenOnes(t *testing.T) {
 	u := New(Config{Base: "/ui", Version: "v1"})
-	for name, data := range goldenPages() {
+	pages := goldenPages()
+	maps.Copy(pages, goldenTasks(t))
+	for name, data := range pages {
 		t.Run(name, func(t *testing.T) {
-			p := u.pages[name]
+			page, _, _ := strings.Cut(name, "-")
+			p := u.pages[page]
 			require.NotNil(t, p)
 			var b bytes.Buffer
 			require.NoError(t, p.views.Execute(&b, u.frame(httptest.NewRequest("GET", "/ui/"+name, nil), Caller{Tenant: "shop"}, p, data)))

@@ -103,16 +103,30 @@ func commandsOf(d taskData, payload []byte) []command {
 	if len(payload) > mostCommand {
 		return nil
 	}
-	input := clean(string(payload))
+	input, model := visible(payload), clean(d.Model)
 	body, err := json.Marshal(map[string]any{"kind": d.Kind, "model": d.Model, "input": json.RawMessage(payload)})
 	if err != nil {
 		return nil
 	}
 	return []command{
-		{"Command line", fmt.Sprintf("neuronmill enqueue %s --model %s --payload %s", d.Kind, quoted(d.Model), quoted(input))},
-		{"curl", fmt.Sprintf("curl -H 'Content-Type: application/json' -H \"Authorization: Bearer $NEURONMILL_KEY\" \\\n  http://127.0.0.1:8080/v1/tasks -d %s", quoted(clean(string(body))))},
-		{"Go", fmt.Sprintf("payload, err := tasks.Parse(%q, []byte(%q))\n…\nreceipt, err := client.Enqueue(ctx, payload, tasks.WithModel(%q))", d.Kind, input, d.Model)},
+		{"Command line", fmt.Sprintf("neuronmill enqueue %s --model %s --payload %s", d.Kind, quoted(model), quoted(input))},
+		{"curl", fmt.Sprintf("curl -H 'Content-Type: application/json' -H \"Authorization: Bearer $NEURONMILL_KEY\" \\\n  http://127.0.0.1:8080/v1/tasks -d %s", quoted(visible(body)))},
+		{"Go", fmt.Sprintf("payload, err := tasks.Parse(%q, []byte(%q))\n…\nreceipt, err := client.Enqueue(ctx, payload, tasks.WithModel(%q))", d.Kind, input, model)},
 	}
+}
+
+// visible escapes the characters of a JSON document that clean replaces, which are in its strings:
+// the document means the same, and shows them.
+func visible(document []byte) string {
+	var b strings.Builder
+	for _, r := range string(document) {
+		if clean(string(r)) == string(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }
 
 // quoted writes a text as one word of a shell.

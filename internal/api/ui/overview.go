@@ -111,28 +111,47 @@ func (u *UI) overview(ctx context.Context, _ *http.Request, c Caller) (any, erro
 	now := time.Now()
 	d := overviewData{Report: f.Report, Gates: f.Gates}
 	d.Tone, d.Head = tone(f.Report)
-	if d.Minutes, err = u.cfg.History.Minutes(ctx, c.Tenant, now, 60); err != nil {
-		return nil, err
-	}
-	if d.Calls, err = u.cfg.History.Minutes(ctx, history.Fleet, now, 60); err != nil {
-		return nil, err
-	}
-	hours, err := u.cfg.History.Hours(ctx, c.Tenant, now, now.UTC().Hour()+1)
+	past, err := u.overviewPastOf(ctx, c.Tenant, now)
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range hours {
-		d.Day.Add(h.Counts)
-	}
+	d.Minutes, d.Calls, d.Day, d.Results = past.minutes, past.calls, past.day, past.results
 	for _, m := range d.Minutes {
 		d.Hour.Add(m.Counts)
 	}
-	page, err := u.cfg.Index.Find(ctx, c.Tenant, index.Filter{Status: tasks.Completed, Limit: galleryOf})
-	if err != nil {
-		return nil, err
-	}
-	d.Results = u.previewsOf(ctx, c.Tenant, page.Entries)
 	return d, nil
+}
+
+// overviewPast is what the overview shows of a tenant's past.
+type overviewPast struct {
+	minutes, calls []history.Span
+	day            history.Counts
+	results        []preview
+}
+
+// overviewPastFor is the lifetime of the cached past that all pages of a tenant share. Workers
+// write what they count every two seconds.
+const overviewPastFor = 3 * time.Second
+
+func (u *UI) overviewPastOf(ctx context.Context, tenant string, now time.Time) (overviewPast, error) {
+	return u.overviewPasts.get(tenant, "", overviewPastFor, func() (p overviewPast, err error) {
+		if p.minutes, err = u.cfg.History.Minutes(ctx, tenant, now, 60); err != nil {
+			return p, err
+		}
+		if p.calls, err = u.cfg.History.Minutes(ctx, history.Fleet, now, 60); err != nil {
+			return p, err
+		}
+		hours, err := u.cfg.History.Hours(ctx, tenant, now, now.UTC().Hour()+1)
+		if err != nil {
+			return p, err
+		}
+		for _, h := range hours {
+			p.day.Add(h.Counts)
+		}
+		page, err := u.cfg.Index.Find(ctx, tenant, index.Filter{Status: tasks.Completed, Limit: galleryOf})
+		p.results = u.previewsOf(ctx, tenant, page.Entries)
+		return p, err
+	})
 }
 
 // tone returns how a report looks and its first words.

@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"cmp"
 	"strings"
 	"sync"
 	"time"
@@ -9,6 +10,8 @@ import (
 // recent keeps what pages have read for some seconds, so that all who look at a page share one
 // reading.
 type recent[T any] struct {
+	most int // values that are kept; 0 means mostReadings
+
 	mu    sync.Mutex
 	known map[string]*reading[T]
 }
@@ -20,7 +23,7 @@ type reading[T any] struct {
 	value T
 }
 
-// mostReadings bounds the values that are kept.
+// mostReadings bounds the values that are kept by default.
 const mostReadings = 1000
 
 // get returns the value of a tenant and a page, read at most so long ago.
@@ -43,7 +46,7 @@ func (c *recent[T]) of(name string) *reading[T] {
 	defer c.mu.Unlock()
 	r := c.known[name]
 	if r == nil {
-		if c.known == nil || len(c.known) >= mostReadings {
+		if c.known == nil || len(c.known) >= cmp.Or(c.most, mostReadings) {
 			c.known = map[string]*reading[T]{}
 		}
 		r = &reading[T]{}

@@ -75,16 +75,26 @@ func (u *UI) task(ctx context.Context, r *http.Request, c Caller) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	return u.taskPages.get(c.Tenant, id, taskFor, func() (taskData, error) { return u.readTask(ctx, c, id) })
+}
+
+// The cached pages of tasks, which all watchers share: how long one lasts, and how many there are.
+const (
+	taskFor       = 2 * time.Second
+	mostTaskPages = 200
+)
+
+func (u *UI) readTask(ctx context.Context, c Caller, id string) (d taskData, err error) {
 	info, err := u.cfg.Client(c.Tenant).Get(ctx, id)
 	if err != nil {
-		return nil, err
+		return d, err
 	}
 	payload := u.inputOf(ctx, c.Tenant, info)
-	d := taskData{ID: id, Kind: info.Kind, Lane: info.Lane, Model: info.Model, State: info.State, Attempts: info.Attempts}
+	d = taskData{ID: id, Kind: info.Kind, Lane: info.Lane, Model: info.Model, State: info.State, Attempts: info.Attempts}
 	if info.Result != nil {
 		d.ended(info.Result, payload)
 	} else if err := u.alive(ctx, &d, info); err != nil {
-		return nil, err
+		return d, err
 	}
 	if len(payload) > 0 {
 		d.Input, d.Whole = indented(payload)

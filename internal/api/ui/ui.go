@@ -82,6 +82,9 @@ type UI struct {
 	reader   fleetReader
 	groups   recent[errorsData]
 
+	taskPages     recent[taskData]
+	overviewPasts recent[overviewPast]
+	gatePasts     recent[[]gatePast]
 	batchLists    recent[batchesData]
 	scheduleLists recent[schedulesData]
 	scheduleViews recent[scheduleView]
@@ -91,7 +94,7 @@ type UI struct {
 // New makes a dashboard. It ends when Config.Stopping is closed.
 func New(cfg Config) *UI {
 	cfg.Base = strings.TrimRight(cfg.Base, "/")
-	u := &UI{cfg: cfg, mux: http.NewServeMux(), previews: newPreviews(), pages: map[string]*page{}}
+	u := &UI{cfg: cfg, mux: http.NewServeMux(), previews: newPreviews(), taskPages: recent[taskData]{most: mostTaskPages}, pages: map[string]*page{}}
 	u.live = newHub(cfg.Stopping, cfg.Log)
 	u.staticRoutes()
 	u.sessionRoutes()
