@@ -837,6 +837,9 @@ type GateBody struct {
 	Bulk  int64 `json:"bulk"`
 	Calls int64 `json:"calls"`
 
+	// Closures When the gate was closed in these minutes, the latest first. Closures of less than five seconds may be missing.
+	Closures *[]GateClosure `json:"closures,omitempty"`
+
 	// Deferred Tasks that wait outside of workers until the gate has room.
 	Deferred int64 `json:"deferred"`
 	InFlight int64 `json:"in_flight"`
@@ -846,6 +849,9 @@ type GateBody struct {
 
 	// Learned Part of the pace that is left after throttling, 0 to 1.
 	Learned float64 `json:"learned"`
+
+	// Minutes The latest minutes, oldest first; the last one is not over.
+	Minutes *[]GateMinute `json:"minutes,omitempty"`
 
 	// Name A model, KIND:total or account.
 	Name string `json:"name"`
@@ -867,6 +873,27 @@ type GateBody struct {
 
 // GateBodyState defines model for GateBody.State.
 type GateBodyState string
+
+// GateClosure defines model for GateClosure.
+type GateClosure struct {
+	From   time.Time `json:"from"`
+	Reason string    `json:"reason"`
+
+	// Until null while it is closed.
+	Until *time.Time `json:"until"`
+}
+
+// GateMinute defines model for GateMinute.
+type GateMinute struct {
+	At    time.Time `json:"at"`
+	Calls int64     `json:"calls"`
+
+	// PerMinute Calls a minute that the gate allowed; null when that is not known.
+	PerMinute *int64 `json:"per_minute"`
+
+	// Throttled Answers that said too many requests or no capacity.
+	Throttled int64 `json:"throttled"`
+}
 
 // GatesOutputBody defines model for GatesOutputBody.
 type GatesOutputBody struct {
@@ -1349,6 +1376,12 @@ type RemoveBudgetParams struct {
 // RemoveBudgetParamsScope defines parameters for RemoveBudget.
 type RemoveBudgetParamsScope string
 
+// ListGatesParams defines parameters for ListGates.
+type ListGatesParams struct {
+	// Minutes How many of the latest minutes to show of each gate.
+	Minutes *int64 `form:"minutes,omitempty" json:"minutes,omitempty"`
+}
+
 // ScheduleHistoryParams defines parameters for ScheduleHistory.
 type ScheduleHistoryParams struct {
 	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
@@ -1646,7 +1679,7 @@ type ClientInterface interface {
 	// Needs a key with the scope `tasks:read`.
 	//
 	// Corresponds with GET /v1/gates (the `ListGates` operationId).
-	ListGates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ListGates(ctx context.Context, params *ListGatesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// HealthReport Says what waits, why, until when, and what to do
 	//
@@ -2145,8 +2178,8 @@ func (c *Client) SetBudget(ctx context.Context, body SetBudgetJSONRequestBody, r
 // Needs a key with the scope `tasks:read`.
 //
 // Corresponds with GET /v1/gates (the `ListGates` operationId).
-func (c *Client) ListGates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListGatesRequest(c.Server)
+func (c *Client) ListGates(ctx context.Context, params *ListGatesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListGatesRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3053,7 +3086,7 @@ func NewSetBudgetRequestWithBody(server string, contentType string, body io.Read
 }
 
 // NewListGatesRequest constructs an http.Request for the ListGates method
-func NewListGatesRequest(server string) (*http.Request, error) {
+func NewListGatesRequest(server string, params *ListGatesParams) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -3069,6 +3102,33 @@ func NewListGatesRequest(server string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Minutes != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "minutes", *params.Minutes, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -4426,7 +4486,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/gates (the `ListGates` operationId).
-	ListGatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListGatesResponse, error)
+	ListGatesWithResponse(ctx context.Context, params *ListGatesParams, reqEditors ...RequestEditorFn) (*ListGatesResponse, error)
 
 	// HealthReportWithResponse Says what waits, why, until when, and what to do
 	//
@@ -6587,8 +6647,8 @@ func (c *ClientWithResponses) SetBudgetWithResponse(ctx context.Context, body Se
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with GET /v1/gates (the `ListGates` operationId).
-func (c *ClientWithResponses) ListGatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListGatesResponse, error) {
-	rsp, err := c.ListGates(ctx, reqEditors...)
+func (c *ClientWithResponses) ListGatesWithResponse(ctx context.Context, params *ListGatesParams, reqEditors ...RequestEditorFn) (*ListGatesResponse, error) {
+	rsp, err := c.ListGates(ctx, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
