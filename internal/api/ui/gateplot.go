@@ -117,7 +117,7 @@ func (g gatePast) Chart() template.HTML {
 		if m.Throttled > 0 {
 			fmt.Fprintf(&b, `<rect class="bad" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, x+1, y(m.Throttled), step-2, y(0)-y(m.Throttled))
 		}
-		if m.Pace >= 0 {
+		if m.Pace >= 0 && float64(m.Pace) <= top { // a limit far above the calls is out of the picture
 			fmt.Fprintf(&pace, "%.1f,%.1f %.1f,%.1f ", x, y(m.Pace), x+step, y(m.Pace))
 		}
 		if m.Calls > 0 || m.Throttled > 0 {
