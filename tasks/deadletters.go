@@ -254,7 +254,7 @@ func (c *Client) Retry(ctx context.Context, id string) (Receipt, error) {
 			metadata[k] = v
 		}
 	}
-	accepted, err := c.Enqueue(ctx, payload, WithLane(t.Lane), WithModel(t.Model), WithMetadata(metadata), WithWebhook(t.Webhook), WithMaxNeurons(t.MaxNeurons), WithAPIKey(t.Origin.Key), retryOf(id))
+	accepted, err := c.Enqueue(ctx, payload, WithLane(t.Lane), WithModel(t.Model), WithMetadata(metadata), WithWebhook(t.Webhook), WithMaxNeurons(t.MaxNeurons), WithSpend(t.Spend), WithAPIKey(t.Origin.Key), retryOf(id))
 	if err != nil {
 		return accepted, err
 	}

@@ -25,6 +25,7 @@ type Options struct {
 	Webhook        string            // https URL that gets a signed request when the task has ended
 	Durability     Durability        // empty means the client's default
 	MaxNeurons     float64           // most that the task may cost; 0 means no bound
+	Spend          Spend             // what may pay for the task; empty means the account
 
 	space  keySpace // key space of the idempotency key
 	origin Origin
@@ -86,6 +87,20 @@ func WithWebhook(url string) Option { return func(o *Options) { o.Webhook = url 
 // the task fails with budget_exceeded. A task is refused if its first call might.
 func WithMaxNeurons(n float64) Option { return func(o *Options) { o.MaxNeurons = n } }
 
+// Spend is what may pay for a task.
+type Spend string
+
+// SpendFree pays for a task from what all others leave of the account's free allocation of the
+// day. The task waits for 00:00 UTC when that is too little. It expires after a month unless it
+// has a deadline.
+const SpendFree Spend = "free"
+
+// freeMaxAge is the default deadline of a task with SpendFree, counted from acceptance.
+const freeMaxAge = 31 * 24 * time.Hour
+
+// WithSpend sets what may pay for the task: SpendFree, or anything when empty.
+func WithSpend(s Spend) Option { return func(o *Options) { o.Spend = s } }
+
 // WithDurability sets the task's durability.
 func WithDurability(d Durability) Option { return func(o *Options) { o.Durability = d } }
 
@@ -109,6 +124,7 @@ func (o Options) check(now time.Time, networks []netip.Prefix) ValidationError {
 	if n := o.MaxNeurons; !(n >= 0 && n <= 1e12) {
 		p.add("max_neurons", "%v is out of range, 0 to 1e12", n)
 	}
+	oneOf(&p, "spend", string(o.Spend), string(SpendFree))
 	if o.Webhook != "" {
 		checkWebhook(&p, o.Webhook, networks)
 	}

@@ -103,7 +103,7 @@ func (c *Client) build(payload Payload, spec Spec, o Options, now time.Time) (Ta
 		Version: 1, ID: newID(c.cfg.Tenant, o.space, o.IdempotencyKey), Tenant: c.cfg.Tenant,
 		Kind: spec.Kind, Lane: o.Lane, Model: o.Model, Payload: body,
 		Digest: digest(string(spec.Kind), o.Model, string(body)), CreatedAt: now.UTC(),
-		StartAt: o.StartAt.UTC(), Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Webhook: o.Webhook, MaxNeurons: o.MaxNeurons,
+		StartAt: o.StartAt.UTC(), Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Webhook: o.Webhook, MaxNeurons: o.MaxNeurons, Spend: o.Spend,
 		Origin: o.origin, ResultIn: InRedis,
 	}
 	switch {
@@ -120,7 +120,11 @@ func (c *Client) build(payload Payload, spec Spec, o Options, now time.Time) (Ta
 		t.StartAt = time.Time{}
 	}
 	if o.Deadline.IsZero() {
-		t.Deadline = later(now, t.StartAt).Add(spec.MaxAge).UTC()
+		age := spec.MaxAge
+		if o.Spend == SpendFree {
+			age = freeMaxAge
+		}
+		t.Deadline = later(now, t.StartAt).Add(age).UTC()
 	}
 	return t, nil
 }

@@ -57,6 +57,7 @@ type Task struct {
 	Webhook   string            `json:"webhook,omitempty"` // URL that is told of the end
 	// MaxNeurons bounds the cost of the task over all its calls; 0 means no bound.
 	MaxNeurons float64 `json:"max_neurons,omitzero"`
+	Spend      Spend   `json:"spend,omitempty"` // what may pay for the task
 	Origin     Origin  `json:"origin,omitzero"`
 	// Trace is the trace context of the producer, a traceparent
 	// (https://www.w3.org/TR/trace-context/); empty without tracing.

@@ -47,7 +47,7 @@ func wholeTask() tasks.Task {
 		Version: 1, ID: "t_019f", Tenant: "default", Kind: tasks.KindText, Lane: tasks.Bulk, Model: "@cf/zai-org/glm-4.7-flash",
 		Payload: json.RawMessage(`{"prompt":"a \u003cb\u003e"}`), InputKey: "default/tasks/t_019f/input.ab.json",
 		Digest: "cd", CreatedAt: at, StartAt: at.Add(time.Hour), Deadline: at.Add(2 * time.Hour), Metadata: map[string]string{"customer": "42"},
-		Origin: wholeOrigin, Pending: true, ResultIn: tasks.InStore, RecoveredAt: at.Add(time.Minute), Redis: "e3", Cancelled: true, MaxNeurons: 12.5,
+		Origin: wholeOrigin, Pending: true, ResultIn: tasks.InStore, RecoveredAt: at.Add(time.Minute), Redis: "e3", Cancelled: true, MaxNeurons: 12.5, Spend: tasks.SpendFree,
 	}
 }
 

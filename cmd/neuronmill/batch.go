@@ -170,6 +170,16 @@ type batchCap struct {
 	MaxNeurons float64 `placeholder:"N" help:"Most that the batch may cost over all retries. It reserves the highest price of each call before it is sent, and stops before a call that might cost more. Retry with a higher N runs the rest."`
 }
 
+// batchSpend says what may pay for a batch.
+type batchSpend struct {
+	Spend tasks.Spend `placeholder:"free" enum:",free" default:"" help:"free: use what all others leave of the free 10,000 neurons of a day, wait for 00:00 UTC when they are spent, and cost nothing."`
+}
+
+// batchKeep bounds how long the bucket has a batch.
+type batchKeep struct {
+	Keep batch.MaxAge `placeholder:"30d" help:"Delete the batch with its output so long after its end; workers do. Without it the bucket keeps it."`
+}
+
 // batchReuse takes stored results instead of calls.
 type batchReuse struct {
 	Reuse batch.MaxAge `placeholder:"90d" help:"Take results that are no older from earlier batches, at no cost, where model and input are equal. Without it all lines are called."`
@@ -177,8 +187,9 @@ type batchReuse struct {
 
 // batchOutput says where and in which form the output goes.
 type batchOutput struct {
-	Output string             `short:"o" placeholder:"FILE" help:"Put the output there; stdout when left out. A name that ends in .gz is compressed."`
-	Format batch.OutputFormat `enum:"jsonl,vectorize" default:"jsonl" help:"jsonl, or vectorize: lines that Cloudflare Vectorize loads."`
+	Output   string             `short:"o" placeholder:"FILE" help:"Put the output there; stdout when left out. A name that ends in .gz is compressed."`
+	Format   batch.OutputFormat `enum:"jsonl,vectorize" default:"jsonl" help:"jsonl, or vectorize: lines that Cloudflare Vectorize loads."`
+	Compress string             `enum:",gzip" default:"" placeholder:"gzip" help:"gzip compresses the output, whatever its name."`
 }
 
 // check refuses an output that is the input.
@@ -234,13 +245,14 @@ func printProblems(g *globals, r *batch.Report) {
 type batchPlanCmd struct {
 	batchFile
 	batchReuse
+	batchSpend
 	Sample int  `placeholder:"20" help:"Run so many lines, spread over the file, for real: shows their outputs, and the cost and failures of the file by them. Runs of the file within a week do not pay for them again."`
 	JSON   bool `name:"json" help:"Print the plan as JSON."`
 }
 
 // Help is shown by --help.
 func (batchPlanCmd) Help() string {
-	return examples("neuronmill batch plan rows.jsonl", "neuronmill batch plan titles.csv --kind embedding --column title", "neuronmill batch plan rows.jsonl --sample 20") + `
+	return examples("neuronmill batch plan rows.jsonl", "neuronmill batch plan titles.csv --kind embedding --column title", "neuronmill batch plan rows.jsonl --sample 20", "neuronmill batch plan rows.jsonl --spend free") + `
 Tokens are estimated by characters, so the cost may be 40 % off; recordings have no estimate. The time is that of the calls at the pace of their models, with nothing else running.
 Exit code 0: all lines are valid; 2: some are not.`
 }
@@ -259,16 +271,16 @@ func (c *batchPlanCmd) Run(g *globals) error {
 	if err != nil {
 		return app.Usage(fmt.Errorf("%s: %w", src.Name, err))
 	}
-	return c.show(g, report)
+	return c.show(g, report, nil)
 }
 
-// show prints a plan and the lines that are not valid.
-func (c *batchPlanCmd) show(g *globals, report *batch.Report) error {
+// show prints a plan and the lines that are not valid. stack is nil if it is not open.
+func (c *batchPlanCmd) show(g *globals, report *batch.Report, stack *app.Stack) error {
 	if c.JSON {
 		if err := json.NewEncoder(g.stdout).Encode(report); err != nil {
 			return err
 		}
-	} else if err := c.print(g, report); err != nil {
+	} else if err := c.print(g, report, stack); err != nil {
 		return err
 	}
 	return refused(g, report)
@@ -299,24 +311,21 @@ func (c *batchPlanCmd) scan(g *globals, src batch.Source) (*batch.Report, error)
 	return batch.Scan(g.ctx, client, src)
 }
 
-func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
+func (c *batchPlanCmd) print(g *globals, r *batch.Report, stack *app.Stack) error {
 	t := newTable(column{name: "KIND"}, column{name: "MODEL", shorten: shortModels}, column{name: "LINES"}, column{name: "CALLS"}, column{name: "NEURONS"}, column{name: "TIME"})
-	longest := time.Duration(0)
 	for _, d := range r.Demands {
-		pace := g.settings.Limits.Pace(d.Model, string(d.Kind)).PerMinute
-		took := time.Duration(float64(d.Calls) / float64(max(pace, 1)) * float64(time.Minute))
-		longest = max(longest, took)
 		neurons := fmt.Sprintf("%.0f", d.Neurons)
 		if d.Unpriced > 0 {
 			neurons = "unknown"
 		}
-		t.add(d.Kind, d.Model, d.Lines, d.Calls, neurons, took.Round(time.Second))
+		t.add(d.Kind, d.Model, d.Lines, d.Calls, neurons, callTime(g, d).Round(time.Second))
 	}
 	if err := t.print(g.stdout); err != nil {
 		return err
 	}
 	neurons, unpriced := r.Neurons()
-	text := fmt.Sprintf("%d lines, %d calls, about %.0f neurons ($%.2f beyond the free 10,000 a day, ±40 %%), at least %s", r.Lines-r.Invalid, r.Calls(), neurons, neurons*batch.DollarsPerNeuron, longest.Round(time.Second))
+	took := longest(g, r.Demands)
+	text := fmt.Sprintf("%d lines, %d calls, about %.0f neurons ($%.2f beyond the free 10,000 a day, ±40 %%), at least %s", r.Lines-r.Invalid, r.Calls(), neurons, neurons*batch.DollarsPerNeuron, took.Round(time.Second))
 	if r.Reused > 0 {
 		text += fmt.Sprintf("; %d lines have a stored result and cost nothing", r.Reused)
 	}
@@ -326,15 +335,81 @@ func (c *batchPlanCmd) print(g *globals, r *batch.Report) error {
 	if unpriced > 0 {
 		text += fmt.Sprintf("; %d lines have no estimate", unpriced)
 	}
-	_, err := fmt.Fprintln(g.stdout, text)
+	if _, err := fmt.Fprintln(g.stdout, text); err != nil || c.Spend == "" {
+		return err
+	}
+	left, err := freeLeft(g, stack)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(g.stdout, outlookText(time.Now(), neurons, took, left))
 	return err
+}
+
+// callTime returns how long the calls of a demand take at the pace of its model.
+func callTime(g *globals, d *batch.Demand) time.Duration {
+	pace := g.settings.Limits.Pace(d.Model, string(d.Kind)).PerMinute
+	return time.Duration(float64(d.Calls) / float64(max(pace, 1)) * float64(time.Minute))
+}
+
+// longest returns how long the calls of a batch take with nothing else running.
+func longest(g *globals, demands []*batch.Demand) (most time.Duration) {
+	for _, d := range demands {
+		most = max(most, callTime(g, d))
+	}
+	return most
+}
+
+// freeLeft returns what is left today of the free allocation.
+func freeLeft(g *globals, stack *app.Stack) (float64, error) {
+	if stack == nil {
+		opened, err := app.Open(g.ctx, g.settings, false, g.log)
+		if err != nil {
+			return 0, app.Usage(err)
+		}
+		defer opened.Close()
+		stack = opened
+	}
+	return stack.Usage().FreeLeft(g.ctx, stack.Caps(), time.Now())
+}
+
+// outlookText says when a batch is done at no cost, and when at its price.
+func outlookText(now time.Time, neurons float64, took time.Duration, left float64) string {
+	paid, free := batch.OutlookOf(now, neurons, took, left)
+	dollars := fmt.Sprintf("$%.2f", paid.Dollars)
+	if paid.Dollars > 0 && paid.Dollars < 0.1 {
+		dollars = fmt.Sprintf("$%.4f", paid.Dollars)
+	}
+	begin := fmt.Sprintf("%.0f free neurons are left today: done ", left)
+	switch {
+	case free.At.IsZero():
+		return begin + "in more than ten years for $0.00, or " + dayText(paid.At, now) + " UTC for " + dollars
+	case paid.Dollars == 0:
+		return begin + dayText(paid.At, now) + " UTC for $0.00"
+	}
+	return begin + dayText(free.At, now) + " UTC for $0.00, or " + dayText(paid.At, now) + " for " + dollars
+}
+
+// dayText names a time in UTC by its day: "today 07:40", "on Sunday 03:10".
+func dayText(at, now time.Time) string {
+	at = at.UTC().Add(59 * time.Second).Truncate(time.Minute)
+	midnight := now.UTC().Truncate(24 * time.Hour)
+	switch days := int(at.Sub(midnight) / (24 * time.Hour)); {
+	case days == 0:
+		return at.Format("today 15:04")
+	case days < 7:
+		return at.Format("on Monday 15:04")
+	}
+	return at.Format("on 2 January 2006 15:04")
 }
 
 type batchSubmitCmd struct {
 	batchFile
 	batchLimits
 	batchCap
+	batchSpend
 	batchReuse
+	batchKeep
 	IdempotencyKey string            `placeholder:"KEY" help:"The same key gives the same batch."`
 	Metadata       map[string]string `placeholder:"K=V" mapsep:"," help:"Words of yours that status and list show."`
 }
@@ -362,7 +437,7 @@ func (c *batchSubmitCmd) Run(g *globals) error {
 	if c.IdempotencyKey != "" {
 		id = b.KeyedID(c.IdempotencyKey)
 	}
-	d, err := c.accept(g, b, id, src, batch.AcceptOptions{ByWorkers: true, AutoStop: c.AutoStop, MaxNeurons: c.MaxNeurons, Reuse: c.Reuse})
+	d, err := c.accept(g, b, id, src, batch.AcceptOptions{ByWorkers: true, AutoStop: c.AutoStop, MaxNeurons: c.MaxNeurons, Spend: c.Spend, Keep: c.Keep, Reuse: c.Reuse})
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,9 @@ type batchRunCmd struct {
 	batchFile
 	batchLimits
 	batchCap
+	batchSpend
 	batchReuse
+	batchKeep
 	batchOutput
 	Again bool `help:"Run all lines, although an earlier run of this file may have their results."`
 }
@@ -60,11 +62,34 @@ func (c *batchRunCmd) Run(g *globals) error {
 	}
 	_, err = b.Get(g.ctx, id)
 	fresh := errors.Is(err, batch.ErrNotFound)
-	d, err := c.accept(g, b, id, src, batch.AcceptOptions{AutoStop: c.AutoStop, MaxNeurons: c.MaxNeurons, Reuse: c.Reuse})
+	d, err := c.accept(g, b, id, src, batch.AcceptOptions{AutoStop: c.AutoStop, MaxNeurons: c.MaxNeurons, Spend: c.Spend, Keep: c.Keep, Reuse: c.Reuse})
 	if err != nil {
 		return err
 	}
+	if err := c.begunAlike(g, b, d); err != nil {
+		return err
+	}
 	return c.drive(g, stack, b, d, fresh)
+}
+
+// begunAlike refuses bounds on the cost that a batch does not have which an earlier run began.
+func (c *batchRunCmd) begunAlike(g *globals, b *batch.Batches, d *batch.Batch) error {
+	has := ""
+	switch {
+	case c.Spend != "" && c.Spend != d.Spend:
+		has = "without --spend " + string(c.Spend)
+	case c.MaxNeurons > 0 && d.MaxNeurons == 0:
+		has = "without --max-neurons"
+	case c.MaxNeurons > 0 && c.MaxNeurons != d.MaxNeurons:
+		has = fmt.Sprintf("with --max-neurons %g", d.MaxNeurons)
+	default:
+		return nil
+	}
+	s, err := b.State(g.ctx, d.ID)
+	if err != nil || !s.EndedAt.IsZero() {
+		return err
+	}
+	return app.Usage(fmt.Errorf("a run of this file was begun %s: continue it so; or end it with neuronmill batch cancel %s and begin a new one with --again", has, d.ID))
 }
 
 // drive drives a batch in this process and writes its output.
@@ -139,10 +164,14 @@ func cost(neurons float64) string {
 
 // costs names the cost of a batch, and the lines that cost nothing.
 func costs(c batch.Counts) string {
-	if c.Cached == 0 {
-		return cost(c.Neurons)
+	text := cost(c.Neurons)
+	if c.Lost > 0 {
+		text += fmt.Sprintf(", up to %.1f more for lost answers", c.Lost)
 	}
-	return fmt.Sprintf("%s, %d cached", cost(c.Neurons), c.Cached)
+	if c.Cached > 0 {
+		text += fmt.Sprintf(", %d cached", c.Cached)
+	}
+	return text
 }
 
 // batchProgress shows the progress of a batch.
@@ -181,7 +210,7 @@ func (s *batchProgress) show(p batch.Progress) {
 func (o batchOutput) write(ctx context.Context, g *globals, b *batch.Batches, id string) (err error) {
 	if o.Output == "" || o.Output == "-" {
 		out := bufio.NewWriterSize(g.stdout, 256<<10)
-		if _, err := b.Export(ctx, id, o.Format, out); err != nil {
+		if err := o.fill(ctx, b, id, out); err != nil {
 			return err
 		}
 		return out.Flush()
@@ -204,7 +233,7 @@ func (o batchOutput) write(ctx context.Context, g *globals, b *batch.Batches, id
 }
 
 func (o batchOutput) fill(ctx context.Context, b *batch.Batches, id string, file io.Writer) error {
-	if !strings.HasSuffix(o.Output, ".gz") {
+	if !strings.HasSuffix(o.Output, ".gz") && o.Compress == "" {
 		_, err := b.Export(ctx, id, o.Format, file)
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/tasks"
 )
 
 // sample runs some lines of a file and prints what they say about all of it.
@@ -25,9 +26,9 @@ func (c *batchPlanCmd) sample(g *globals, src batch.Source) error {
 		return app.Usage(fmt.Errorf("%s: %w", src.Name, err))
 	}
 	if s.Report.Invalid > 0 && !c.SkipInvalid || s.Lines() == 0 {
-		return c.show(g, s.Report) // nothing is run
+		return c.show(g, s.Report, stack) // nothing is run
 	}
-	p, err := runSample(g, stack, b, s)
+	p, err := runSample(g, stack, b, s, c.Spend)
 	if err != nil {
 		return err
 	}
@@ -37,7 +38,7 @@ func (c *batchPlanCmd) sample(g *globals, src batch.Source) error {
 			Sample *batch.Projection `json:"sample"`
 		}{s.Report, p})
 	} else {
-		err = c.printSample(g, s.Report, p)
+		err = c.printSample(g, s.Report, p, stack)
 	}
 	if err != nil {
 		return err
@@ -46,10 +47,10 @@ func (c *batchPlanCmd) sample(g *globals, src batch.Source) error {
 }
 
 // runSample runs the lines of a sample here, unless that was done.
-func runSample(g *globals, stack *app.Stack, b *batch.Batches, s *batch.Sample) (p *batch.Projection, err error) {
+func runSample(g *globals, stack *app.Stack, b *batch.Batches, s *batch.Sample, spend tasks.Spend) (p *batch.Projection, err error) {
 	_, err = b.Get(g.ctx, s.ID)
 	fresh := errors.Is(err, batch.ErrNotFound)
-	d, err := b.Accept(g.ctx, s.ID, s.Source, batch.AcceptOptions{Sample: true})
+	d, err := b.Accept(g.ctx, s.ID, s.Source, batch.AcceptOptions{Sample: true, Spend: spend})
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func runSample(g *globals, stack *app.Stack, b *batch.Batches, s *batch.Sample) 
 // outputShown is how much of an output a sample shows.
 const outputShown = 100
 
-func (c *batchPlanCmd) printSample(g *globals, r *batch.Report, p *batch.Projection) error {
+func (c *batchPlanCmd) printSample(g *globals, r *batch.Report, p *batch.Projection, stack *app.Stack) error {
 	t := newTable(column{name: "LINE"}, column{name: "NEURONS"}, column{name: "OUTPUT", least: 20})
 	for _, o := range p.Outputs {
 		text := string(o.Output)
@@ -80,7 +81,7 @@ func (c *batchPlanCmd) printSample(g *globals, r *batch.Report, p *batch.Project
 	if err := t.print(g.stdout); err != nil {
 		return err
 	}
-	if err := c.print(g, r); err != nil {
+	if err := c.print(g, r, stack); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(g.stdout, "by a sample of %d lines: about %.4g ±%.2g neurons ($%.4f beyond the free 10,000 a day); %d failed, so %.0f to %.0f %% of all may fail\n%.4g neurons are paid; a run of the file within a week does not pay for them again\n",

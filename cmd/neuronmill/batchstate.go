@@ -10,6 +10,7 @@ import (
 
 	"github.com/neuronmill/neuronmill/internal/app"
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/tasks"
 )
 
 // batchArg is the id of a batch.
@@ -60,6 +61,9 @@ func (c *batchStatusCmd) Run(g *globals) error {
 				*batch.State
 				Failures []*batch.Failures `json:"failures,omitempty"`
 			}{s, failures})
+		}
+		if s.Spend == tasks.SpendFree {
+			s.Name += "  (spends the free allocation only)"
 		}
 		fmt.Fprintf(g.stdout, "%s  %s  %s\n%d of %d lines: %d completed, %d failed, %s\n", s.ID, s.Status, s.Name, s.Completed+s.Failed, s.Lines, s.Completed, s.Failed, costs(s.Counts))
 		switch {

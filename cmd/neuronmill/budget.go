@@ -82,7 +82,7 @@ func listCaps(g *globals, stack *app.Stack, asJSON bool) error {
 }
 
 type budgetSetCmd struct {
-	Cap  []string `arg:"" help:"account, bulk, tenant NAME or key ID, and the neurons of a day; free means 10000."`
+	Cap  []string `arg:"" help:"account, bulk, free, tenant NAME or key ID, and the neurons of a day; free means 10000."`
 	Over string   `enum:"wait,fail" default:"wait" help:"What tasks over the cap do: wait until 00:00 UTC, or fail with budget_exceeded."`
 }
 
@@ -95,6 +95,8 @@ func (budgetSetCmd) Help() string {
 		"neuronmill budget set bulk free",
 	) + `
 A cap of bulk lets bulk tasks use what all other tasks leave of so many neurons: with free, the account's free allocation, they cost nothing. Interactive tasks are counted, not held.
+
+A cap of free does the same for batches with --spend free alone, which set it to 10000.
 
 Workers follow within seconds, and tasks that wait go on within a minute once a cap is raised. What ended tasks have cost today counts, also from before. A call whose highest price is
 above the whole cap fails.`
@@ -138,13 +140,13 @@ func capOf(words []string) (budget.Cap, error) {
 	case 2:
 		one.Name = words[1]
 	default:
-		return one, app.Usage(errors.New("too many words: a cap is account, bulk, tenant NAME or key ID"))
+		return one, app.Usage(errors.New("too many words: a cap is account, bulk, free, tenant NAME or key ID"))
 	}
 	return one, app.Usage(one.Validate())
 }
 
 type budgetRemoveCmd struct {
-	Cap []string `arg:"" help:"account, bulk, tenant NAME or key ID."`
+	Cap []string `arg:"" help:"account, bulk, free, tenant NAME or key ID."`
 }
 
 // Help is shown by --help.

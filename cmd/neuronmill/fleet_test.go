@@ -136,6 +136,19 @@ func (f *fleet) runOn(stdin string, args ...string) string {
 	return stdout.String()
 }
 
+// runFor runs a command that may take so long, and returns what it says on stderr.
+func (f *fleet) runFor(most time.Duration, args ...string) string {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), most)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, f.binary, args...)
+	cmd.Env = f.env
+	var stderr safeBuffer
+	cmd.Stderr = &stderr
+	require.NoError(f.t, cmd.Run(), stderr.String())
+	return stderr.String()
+}
+
 // calls returns the calls in the emulator's log, which show the cost.
 func (f *fleet) calls() []workersaitest.Request {
 	f.t.Helper()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
+	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/schedule"
 	"github.com/neuronmill/neuronmill/tasks"
 )
@@ -64,11 +65,14 @@ type scheduleAddCmd struct {
 	SkipInvalid  bool              `help:"Run the valid lines of a --file that has others."`
 	CallEach     bool              `help:"Call every line of the --file. Otherwise lines with equal kind, model and input are called once."`
 	Reuse        string            `placeholder:"90d" help:"For a --file: take results that are no older from earlier batches, at no cost, where model and input are equal."`
-	MaxNeurons   float64           `placeholder:"N" help:"Most that a batch of a --file may cost; it stops before a call that might cost more."`
+	MaxNeurons   float64           `placeholder:"N" help:"Most that a run may cost; it ends before a call that might cost more."`
+	Spend        tasks.Spend       `placeholder:"free" enum:",free" default:"" help:"free: use what all others leave of the free 10,000 neurons of a day, and wait for 00:00 UTC when they are spent."`
+	Keep         batch.MaxAge      `placeholder:"30d" help:"For --file and --new: delete a batch with its output so long after its end."`
 	AutoStop     string            `placeholder:"LIMIT" help:"End a batch once too many of its lines have failed: \"failed>5%%\"."`
 	Model        string            `placeholder:"ID" help:"Which model; see neuronmill models."`
 	Lane         tasks.Lane        `placeholder:"LANE" help:"interactive or bulk; bulk when left out."`
 	Deadline     time.Duration     `placeholder:"6h" help:"Give a run up so long after its slot."`
+	FinishBy     string            `placeholder:"06:30" help:"Give a run up at this time of day in the time zone."`
 	Metadata     map[string]string `placeholder:"K=V" mapsep:"," help:"Words of yours that come back in the result."`
 	Webhook      string            `placeholder:"URL" help:"Gets a signed request when a run has ended; https."`
 	Overlap      schedule.Overlap  `placeholder:"POLICY" help:"While the run before has not ended: queue (default) enqueues the next one too, skip leaves it out, cancel cancels the run before."`
@@ -96,9 +100,11 @@ func (c *scheduleAddCmd) Run(g *globals) error {
 	}
 	d := schedule.Definition{
 		Name: c.Name, Cron: c.Cron, TimeZone: c.TimeZone, Kind: c.Kind, Payload: payload, Lane: c.Lane, Model: wholeModel(c.Model),
-		Deadline: durationText(c.Deadline), Metadata: c.Metadata, Webhook: c.Webhook,
+		Deadline: durationText(c.Deadline), FinishBy: c.FinishBy, MaxNeurons: c.MaxNeurons, Spend: c.Spend, Metadata: c.Metadata, Webhook: c.Webhook,
 		Overlap: c.Overlap, Missed: c.Missed, MissedWithin: durationText(c.MissedWithin),
 	}
+	keep, _ := c.Keep.MarshalText() // it has no error
+	d.Keep = string(keep)
 	if d.File, err = c.file(); err != nil {
 		return app.Usage(err)
 	}
@@ -123,10 +129,10 @@ func (c *scheduleAddCmd) Run(g *globals) error {
 
 // file returns the file of the flags; nil when there is none.
 func (c *scheduleAddCmd) file() (*schedule.File, error) {
-	f := schedule.File{Key: c.File, Column: c.Column, IDColumn: c.IDColumn, SkipInvalid: c.SkipInvalid, CallEach: c.CallEach, Reuse: c.Reuse, MaxNeurons: c.MaxNeurons, AutoStop: c.AutoStop}
+	f := schedule.File{Key: c.File, Column: c.Column, IDColumn: c.IDColumn, SkipInvalid: c.SkipInvalid, CallEach: c.CallEach, Reuse: c.Reuse, AutoStop: c.AutoStop}
 	switch {
 	case c.File == "" && f != (schedule.File{}):
-		return nil, errors.New("--column, --id-column, --skip-invalid, --call-each, --reuse, --max-neurons and --auto-stop are for a --file")
+		return nil, errors.New("--column, --id-column, --skip-invalid, --call-each, --reuse and --auto-stop are for a --file")
 	case c.File == "" && c.Kind == "":
 		return nil, errors.New("give the KIND of the task, or a --file")
 	case c.File != "" && c.Input != "":
@@ -217,8 +223,35 @@ func (c *scheduleListCmd) Run(g *globals) error {
 			}
 			t.add(one.Name, one.Cron, last, status, next)
 		}
-		return t.print(g.stdout)
+		if err := t.print(g.stdout); err != nil {
+			return err
+		}
+		return c.warn(g, s, all)
 	})
+}
+
+// warn names the schedules whose last run had calls for a longer time than it had.
+func (c *scheduleListCmd) warn(g *globals, s *schedule.Stored, all []*schedule.Schedule) error {
+	for _, one := range all {
+		if one.Last == nil || one.Last.Batch == "" {
+			continue
+		}
+		by := one.EndsBy(one.Last.Slot)
+		if by.IsZero() {
+			continue
+		}
+		d, err := s.Batches().Get(g.ctx, one.Last.Batch)
+		if errors.Is(err, batch.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if took := longest(g, d.Demands); one.Last.Slot.Add(took).After(by) {
+			fmt.Fprintf(g.stderr, "neuronmill: %s: its last run had calls for %s, and %s until its end at %s\n", one.Name, took.Round(time.Minute), by.Sub(one.Last.Slot), by.Format("15:04"))
+		}
+	}
+	return nil
 }
 
 // shortComing replaces RFC 3339 times by how far they are ahead.

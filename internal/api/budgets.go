@@ -70,7 +70,7 @@ func (s *Server) budgets(ctx context.Context) (*budgetsOutput, error) {
 
 type setBudgetInput struct {
 	Body struct {
-		Scope   budget.Scope `json:"scope" enum:"account,bulk,tenant,key" doc:"Whose calls. bulk caps what bulk tasks may add to the calls of all others."`
+		Scope   budget.Scope `json:"scope" enum:"account,bulk,tenant,key,free" doc:"Whose calls. bulk caps what bulk tasks may add to the calls of all others, free what tasks may that spend the free allocation only."`
 		Name    string       `json:"name,omitempty" maxLength:"64" doc:"Of the tenant, or the id of the key; only with these."`
 		Neurons float64      `json:"neurons" minimum:"0" maximum:"1000000000" doc:"Most neurons of a day, in UTC." example:"10000"`
 		Over    budget.Over  `json:"over,omitempty" enum:"wait,fail" default:"wait" doc:"Tasks over the cap wait until 00:00 UTC, or fail with budget_exceeded."`
@@ -93,6 +93,6 @@ func (s *Server) setBudget(ctx context.Context, in *setBudgetInput) (*budgetsOut
 }
 
 type removeBudgetInput struct {
-	Scope budget.Scope `query:"scope" required:"true" enum:"account,bulk,tenant,key"`
+	Scope budget.Scope `query:"scope" required:"true" enum:"account,bulk,tenant,key,free"`
 	Name  string       `query:"name" maxLength:"64"`
 }

@@ -65,9 +65,11 @@ type AcceptOptions struct {
 	SkipInvalid bool   // run the valid lines of a file that has others
 	NoOutput    bool   // the end of the batch writes no output.jsonl
 	AutoStop    AutoStop
-	MaxNeurons  float64 // most that the batch may cost; 0 means no cap
-	Sample      bool    // the lines are a Sample: later batches take their results
-	Reuse       MaxAge  // take results of the tenant that are no older instead of calls
+	MaxNeurons  float64     // most that the batch may cost; 0 means no cap
+	Spend       tasks.Spend // limits which neurons the calls may use; empty means all
+	Keep        MaxAge      // delete the batch with its output so long after its end; 0 means never
+	Sample      bool        // the lines are a Sample: later batches take their results
+	Reuse       MaxAge      // take results of the tenant that are no older instead of calls
 }
 
 // InvalidError reports that a file has invalid lines and was not accepted.
@@ -101,7 +103,10 @@ func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOpti
 	if !(o.MaxNeurons >= 0 && o.MaxNeurons <= 1e12) {
 		return nil, tasks.ValidationError{{Field: "max_neurons", Message: "is out of range, 0 to 1e12"}}
 	}
-	src.capped = o.MaxNeurons > 0
+	if o.Spend != "" && o.Spend != tasks.SpendFree {
+		return nil, tasks.ValidationError{{Field: "spend", Message: fmt.Sprintf("%q is not free", o.Spend)}}
+	}
+	src.capped, src.free = o.MaxNeurons > 0, o.Spend == tasks.SpendFree
 	stored, err := b.finderFor(ctx, src, o.Reuse)
 	if err != nil {
 		return nil, err
@@ -121,7 +126,7 @@ func (b *Batches) store(ctx context.Context, id string, src Source, o AcceptOpti
 		return nil, err
 	}
 	d := &Batch{
-		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Repeated: report.Repeated, Reused: report.Reused, Reuse: o.Reuse, Sample: o.Sample, MaxNeurons: o.MaxNeurons, Segments: w.segments, Upload: w.upload,
+		ID: id, Name: src.Name, CreatedAt: time.Now().UTC(), Lines: report.Lines, Invalid: report.Invalid, Repeated: report.Repeated, Reused: report.Reused, Reuse: o.Reuse, Sample: o.Sample, MaxNeurons: o.MaxNeurons, Spend: o.Spend, Keep: o.Keep, Segments: w.segments, Upload: w.upload,
 		Demands: report.Demands, Deadline: o.Deadline.UTC(), Metadata: o.Metadata, Key: o.Key, Schedule: o.Schedule, ByWorkers: o.ByWorkers, NoOutput: o.NoOutput, AutoStop: o.AutoStop,
 	}
 	if o.Deadline.IsZero() {

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/neuronmill/neuronmill/internal/budget"
+	"github.com/neuronmill/neuronmill/internal/catalogue"
+	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
@@ -17,14 +18,36 @@ const splits = 3
 const perText = 0.0001
 
 // mostOf returns the highest price of a task over all its calls; ok is false when there is
-// none.
+// none. That of a recording in the bucket depends on its size: see driver.most.
 func mostOf(model string, p tasks.Payload) (neurons float64, ok bool) {
+	if t, is := p.(tasks.Transcription); is && t.Audio.Key != "" {
+		return tasks.MostAudioNeurons(model, 0)
+	}
 	neurons, ok = tasks.MostNeurons(model, p)
 	texts := 1
 	if e, is := p.(tasks.Embedding); is {
 		texts = len(e.Texts)
 	}
 	return neurons + perText*float64(texts), ok
+}
+
+// most returns the highest price of a task over all its calls.
+func (d *driver) most(ctx context.Context, r record, p tasks.Payload) (neurons float64, err error) {
+	model := d.modelOf(r)
+	t, is := p.(tasks.Transcription)
+	if !is || t.Audio.Key == "" {
+		neurons, _ = mostOf(model, p)
+		return neurons, nil
+	}
+	err = d.patiently(ctx, "the bucket", func(ctx context.Context) error {
+		info, err := d.Store.Head(ctx, t.Audio.Key)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil // the task fails before its call
+		}
+		neurons, _ = tasks.MostAudioNeurons(model, info.Size)
+		return err
+	})
+	return neurons, err
 }
 
 // capped returns the cap of the round; 0 means none.
@@ -38,7 +61,10 @@ func (d *driver) capped() float64 {
 // openPurse caps the cost of the batch, over all rounds.
 func (d *driver) openPurse() {
 	if most := d.capped(); most > 0 {
-		d.purse = budget.NewPurse(most, func() float64 { return d.progress().Neurons })
+		d.purse = budget.NewPurse(most, func() float64 {
+			spent := d.progress()
+			return spent.Neurons + spent.Lost
+		})
 	}
 }
 
@@ -52,7 +78,10 @@ func (d *driver) reserve(ctx context.Context, key string, records []record) (res
 	if err != nil {
 		return 0, nil // the chunk fails by itself
 	}
-	most, _ := mostOf(d.modelOf(records[0]), request.Payload)
+	most, err := d.most(ctx, records[0], request.Payload)
+	if err != nil {
+		return 0, err
+	}
 	if len(records) > 1 {
 		most = splits * (most + perText*float64(len(records)))
 	}
@@ -64,16 +93,30 @@ func (d *driver) reserve(ctx context.Context, key string, records []record) (res
 	return most, err
 }
 
-// release ends a reservation once the price of its chunk was counted. A chunk with a call of
-// unknown price keeps it.
-func (d *driver) release(reserved float64, end *chunkEnd) {
-	switch {
-	case reserved == 0:
-	case end != nil && slices.ContainsFunc(end.costs, func(c Cost) bool { return c.Unsettled > 0 }):
-		d.purse.Lose(reserved)
-	default:
+// release ends a reservation once the price of its chunk was counted.
+func (d *driver) release(reserved float64) {
+	if reserved > 0 {
 		d.purse.Release(reserved)
 	}
+}
+
+// unbounded returns why a line cannot run within the budget of its file; nil when it can.
+func (s Source) unbounded(l *Line) error {
+	switch {
+	case l.Problem != nil:
+		return nil
+	case s.free && unpriced(l.Model):
+		return fmt.Errorf("spend: the free allocation cannot be kept: the price of %s is not known", l.Model)
+	case s.capped:
+		return boundless(l)
+	}
+	return nil
+}
+
+// unpriced reports whether the price of a model's calls is not known.
+func unpriced(model string) bool {
+	m, known := catalogue.Find(model)
+	return !known || m.Price == (catalogue.Price{})
 }
 
 // boundless returns why a line cannot run under a cap; nil when it can.

@@ -66,12 +66,47 @@ func TestABatchNeverCostsMoreThanItsCap(t *testing.T) {
 	})
 }
 
+// TestCallsOfUnknownPriceCountAgainstTheCapOfABatch: also for a driver that takes over, and in
+// a retry.
+func TestCallsOfUnknownPriceCountAgainstTheCapOfABatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.work()()
+		r.ai.Fault(workersaitest.Fault{DropAnswer: true})
+		const most = 100.0
+		id := r.accept(embeddings(4_000), batch.AcceptOptions{MaxNeurons: most})
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			_, err := r.batches.Drive(ctx, id, batch.DriveOptions{})
+			require.Error(t, err)
+			cancel()
+		}
+		end := r.drive(id)
+		require.Equal(t, batch.Stopped, end.Status)
+		require.Zero(t, end.Neurons)
+		require.Greater(t, end.Lost, most/2)
+		require.LessOrEqual(t, end.Lost, most)
+		r.ai.Heal()
+		_, err := r.batches.Retry(t.Context(), id, "")
+		require.NoError(t, err)
+		calls := len(r.ai.Requests())
+		require.Equal(t, batch.Stopped, r.drive(id).Status, "the cap is for all rounds")
+		require.LessOrEqual(t, len(r.ai.Requests()), calls+10)
+		billed := 0.0
+		for _, q := range r.ai.Requests() {
+			billed += q.Neurons
+		}
+		require.LessOrEqual(t, billed, most)
+	})
+}
+
 // TestALineWithoutAHighestPriceIsRefusedUnderACap: before anything is paid.
 func TestALineWithoutAHighestPriceIsRefusedUnderACap(t *testing.T) {
 	r := newRig(t)
 	for line, reason := range map[string]string{
 		`{"id":"a","kind":"text","model":"@cf/meta/llama-3.2-1b-instruct","input":{"prompt":"x","max_tokens":9}}`: "",
-		`{"id":"a","kind":"transcription","input":{"audio":{"key":"default/in/a.wav"}}}`:                          "max_neurons: a cap of the batch cannot be kept",
+		`{"id":"a","kind":"transcription","input":{"audio":{"key":"default/in/a.wav"}}}`:                          "", // by its size
+		`{"id":"a","kind":"transcription","input":{"audio":{"url":"https://example.com/a.wav"}}}`:                 "max_neurons: a cap of the batch cannot be kept",
 	} {
 		_, err := r.batches.Accept(t.Context(), batch.NewID(), source(line, batch.Native), batch.AcceptOptions{MaxNeurons: 100})
 		if reason == "" {

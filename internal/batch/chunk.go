@@ -40,19 +40,34 @@ func (d *driver) chunk(ctx context.Context, key string, records []record, untouc
 	if err != nil {
 		return failed(records, &tasks.TaskError{Code: tasks.CodePayloadInvalid, Message: err.Error()}), nil
 	}
+	most := 0.0
+	if d.purse != nil {
+		if most, err = d.most(ctx, records[0], request.Payload); err != nil {
+			return nil, err
+		}
+		request.Options = append(request.Options, tasks.WithMaxNeurons(most))
+	}
 	r, err := d.taskResult(ctx, request, untouched)
 	if err != nil {
 		return nil, err
+	}
+	lost := 0.0
+	if r != nil && r.Usage.Unsettled > 0 {
+		if most, err = d.most(ctx, records[0], request.Payload); err != nil {
+			return nil, err
+		}
+		lost = float64(r.Usage.Unsettled) * most
 	}
 	switch {
 	case r == nil:
 		return failed(records, d.notRun()), nil
 	case r.Error == nil:
 		end := d.completed(request, records, r)
+		end.counts.Lost = lost
 		d.tally(end.counts)
 		return end, nil
 	case len(records) > 1 && divisible(r.Error.Code):
-		return d.split(ctx, key, request, records, r, untouched)
+		return d.split(ctx, key, request, records, r, lost, untouched)
 	}
 	stopped := r.Error.Code == tasks.CodeCancelled && d.halted()
 	if stopped {
@@ -62,7 +77,7 @@ func (d *driver) chunk(ctx context.Context, key string, records []record, untouc
 	if !stopped {
 		d.tally(end.counts)
 	}
-	end.counts.Neurons = r.Usage.Neurons
+	end.counts.Neurons, end.counts.Lost = r.Usage.Neurons, lost
 	end.costs = r.cost()
 	end.requests = []tasks.Request{request}
 	return end, nil
@@ -87,9 +102,8 @@ func (d *driver) request(key string, records []record) (tasks.Request, error) {
 	}
 	model := d.modelOf(first)
 	var options []tasks.Option
-	if d.purse != nil {
-		most, _ := mostOf(model, payload)
-		options = append(options, tasks.WithMaxNeurons(most))
+	if d.batch.Spend != "" {
+		options = append(options, tasks.WithSpend(d.batch.Spend))
 	}
 	if d.batch.Schedule != "" {
 		options = append(options, tasks.WithScheduleSlot(d.batch.Schedule, time.Time{})) // for the ledger; the key is that of the chunk
@@ -130,7 +144,7 @@ func partsOf(records []record) [][]record {
 
 // split runs the records of a failed chunk in parts of the square root of its size, and
 // those of a failed part alone, so that one bad line fails alone.
-func (d *driver) split(ctx context.Context, key string, request tasks.Request, records []record, r *taskResult, untouched bool) (*chunkEnd, error) {
+func (d *driver) split(ctx context.Context, key string, request tasks.Request, records []record, r *taskResult, lost float64, untouched bool) (*chunkEnd, error) {
 	parts := partsOf(records)
 	ends := make([]*chunkEnd, len(parts))
 	g, ctx := errgroup.WithContext(ctx)
@@ -143,7 +157,7 @@ func (d *driver) split(ctx context.Context, key string, request tasks.Request, r
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	whole := &chunkEnd{counts: Counts{Neurons: r.Usage.Neurons}, costs: r.cost(), requests: []tasks.Request{request}}
+	whole := &chunkEnd{counts: Counts{Neurons: r.Usage.Neurons, Lost: lost}, costs: r.cost(), requests: []tasks.Request{request}}
 	for _, e := range ends {
 		whole.costs = append(whole.costs, e.costs...)
 		whole.lines = append(whole.lines, e.lines...)

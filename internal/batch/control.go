@@ -72,6 +72,7 @@ func (b *Batches) readProgress(ctx context.Context, s *State) error {
 		s.Failed, _ = strconv.Atoi(fields["failed"])
 		s.Cached, _ = strconv.Atoi(fields["cached"])
 		s.Neurons, _ = strconv.ParseFloat(fields["neurons"], 64)
+		s.Lost, _ = strconv.ParseFloat(fields["lost"], 64)
 		return nil
 	}
 	latest, err := b.latestShards(ctx, s.ID)

@@ -35,6 +35,9 @@
 // <tenant>/batches/index/<day>/<id>/<round>/<group> says which lines the shards of a group of
 // 64 segments answer; for samples the folder is samples/.
 //
+// <tenant>/batches/expiring/<time>-<id> marks a batch that a sweep deletes, see
+// AcceptOptions.Keep.
+//
 // <tenant>/batches/pending/<id>.json marks a batch that workers drive. It is deleted after
 // the end of the round is written.
 package batch

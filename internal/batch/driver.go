@@ -211,6 +211,9 @@ func (d *driver) runSegments(ctx context.Context) (*End, error) {
 		return nil, err
 	}
 	d.openPurse()
+	if err := d.startFree(ctx); err != nil {
+		return nil, err
+	}
 	helpers, stopHelpers := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { d.queue.run(helpers) })
@@ -315,6 +318,9 @@ func (d *driver) end(ctx context.Context) (*End, error) {
 			return nil, err
 		}
 	}
+	if err := d.markExpiry(ctx, e); err != nil {
+		return nil, err
+	}
 	if err := d.create(ctx, d.endKey(d.batch.ID, d.round.Number), e); err != nil {
 		return nil, err
 	}
@@ -350,6 +356,7 @@ func (d *driver) report(ctx context.Context) {
 		}
 		if n%int(cancelEvery/reportEvery) == 0 && n > 0 && !d.halted() {
 			_ = d.checkCancelled(ctx) // the next look is soon
+			_ = d.keepFree(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -365,7 +372,7 @@ func (d *driver) publish(ctx context.Context, p Progress) {
 	defer cancel()
 	key := progressKey(d.Tenant, d.batch.ID)
 	pipe := d.Redis.Pipeline()
-	pipe.HSet(ctx, key, "completed", p.Completed, "failed", p.Failed, "neurons", p.Neurons, "cached", p.Cached, "task", p.Waiting, "why", p.Why, "at", time.Now().UnixMilli())
+	pipe.HSet(ctx, key, "completed", p.Completed, "failed", p.Failed, "neurons", p.Neurons, "cached", p.Cached, "lost", p.Lost, "task", p.Waiting, "why", p.Why, "at", time.Now().UnixMilli())
 	pipe.Expire(ctx, key, progressFor)
 	_, _ = pipe.Exec(ctx) // the next one is soon
 }

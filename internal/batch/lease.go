@@ -17,7 +17,7 @@ const (
 )
 
 // leaseKey and progressKey share a slot of a cluster. The progress is a hash: completed,
-// failed, neurons, cached, at (Unix milliseconds), and cancel, the request to cancel.
+// failed, neurons, cached, lost, at (Unix milliseconds), and cancel, the request to cancel.
 func leaseKey(tenant, id string) string    { return "neuronmill:batch:{" + tenant + "/" + id + "}:lease" }
 func progressKey(tenant, id string) string { return "neuronmill:batch:{" + tenant + "/" + id + "}" }
 

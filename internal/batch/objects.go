@@ -70,6 +70,10 @@ type Batch struct {
 	AutoStop  AutoStop          `json:"auto_stop,omitzero"`
 	// MaxNeurons caps the cost over all rounds; 0 means no cap.
 	MaxNeurons float64 `json:"max_neurons,omitempty"`
+	// Spend limits which neurons the calls may use; empty means all.
+	Spend tasks.Spend `json:"spend,omitempty"`
+	// Keep is how long after its end a sweep deletes the batch with its output; 0 means never.
+	Keep MaxAge `json:"keep,omitzero"`
 }
 
 // round is a run over a batch: 0 runs all lines, each later one the failed lines of the
@@ -88,15 +92,18 @@ type Counts struct {
 	Failed    int     `json:"failed"`
 	Neurons   float64 `json:"neurons"`
 	Cached    int     `json:"cached,omitempty"` // completed lines that cost nothing, since another one had their result
+	// Lost is the most that calls may have cost whose price is not known. Neurons is without it.
+	Lost float64 `json:"lost_neurons,omitzero"`
 }
 
 func (c *Counts) add(d Counts) {
-	c.Completed, c.Failed, c.Neurons, c.Cached = c.Completed+d.Completed, c.Failed+d.Failed, c.Neurons+d.Neurons, c.Cached+d.Cached
+	c.Completed, c.Failed, c.Cached = c.Completed+d.Completed, c.Failed+d.Failed, c.Cached+d.Cached
+	c.Neurons, c.Lost = c.Neurons+d.Neurons, c.Lost+d.Lost
 }
 
 // minus returns the difference of two counts.
 func (c Counts) minus(d Counts) Counts {
-	return Counts{c.Completed - d.Completed, c.Failed - d.Failed, c.Neurons - d.Neurons, c.Cached - d.Cached}
+	return Counts{c.Completed - d.Completed, c.Failed - d.Failed, c.Neurons - d.Neurons, c.Cached - d.Cached, c.Lost - d.Lost}
 }
 
 // End is the end of a round.

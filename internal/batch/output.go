@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -27,7 +28,7 @@ func (b *Batches) WriteOutput(ctx context.Context, id string, w io.Writer) (Coun
 	for n := range d.Segments {
 		r, ok := latest[n]
 		if !ok {
-			break
+			return written, b.notWhole(ctx, id)
 		}
 		c, err := b.copyShard(ctx, id, r.round, n, w)
 		if err != nil {
@@ -36,6 +37,15 @@ func (b *Batches) WriteOutput(ctx context.Context, id string, w io.Writer) (Coun
 		written.add(c)
 	}
 	return written, nil
+}
+
+// notWhole returns an error for a batch that has ended and lacks output; nil for a running one.
+func (b *Batches) notWhole(ctx context.Context, id string) error {
+	_, end, err := b.lastRound(ctx, id)
+	if err == nil && end != nil && end.EndedAt.Before(time.Now().Add(-time.Hour)) {
+		err = fmt.Errorf("the output of batch %s is not whole: it has been deleted", id)
+	}
+	return err
 }
 
 // copyShard copies the output lines of a shard.

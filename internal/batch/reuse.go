@@ -322,7 +322,7 @@ func (s *openSegment) runAlone(ctx context.Context, head *shardHead, gone []shar
 			}
 			if ends[i], err = d.chunk(inner, key, []record{l.record}, s.untouched); err == nil {
 				d.count(s.change(ends[i].counts))
-				d.release(reserved, ends[i])
+				d.release(reserved)
 			}
 			return err
 		})

@@ -19,6 +19,7 @@ type Source struct {
 	CallEach bool
 
 	capped bool // each line must have a highest price
+	free   bool // each line must have a known price
 }
 
 // ProblemLimit is the most problems that a Report lists.
@@ -94,10 +95,8 @@ func scan(ctx context.Context, c *tasks.Client, src Source, stored *finder, line
 			return nil, context.Cause(ctx)
 		}
 		l.check(c)
-		if src.capped && l.Problem == nil {
-			if err := boundless(l); err != nil {
-				l.wrong(tasks.CodePayloadInvalid, "%v", err)
-			}
+		if err := src.unbounded(l); err != nil {
+			l.wrong(tasks.CodePayloadInvalid, "%v", err)
 		}
 		s.add(l)
 		if s.segment.full(l) {

@@ -49,6 +49,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.driving = map[string]bool{}
 	var drivers sync.WaitGroup
 	defer drivers.Wait()
+	drivers.Go(func() { s.sweep(ctx) })
 	failing := false
 	for {
 		err := s.look(ctx, &drivers)

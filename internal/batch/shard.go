@@ -171,7 +171,7 @@ func (s *openSegment) run(ctx context.Context, c *chunkRun, reserved float64) er
 	}
 	c.counts = end.counts
 	d.count(s.change(end.counts))
-	d.release(reserved, end)
+	d.release(reserved)
 	size := end.size()
 	d.mu.Lock()
 	defer d.mu.Unlock()

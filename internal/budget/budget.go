@@ -28,13 +28,23 @@ import (
 type Scope string
 
 // The scopes. Bulk caps what the calls of bulk tasks may add to those of all others: at the
-// free allocation of 10,000 neurons, bulk uses what interactive tasks leave of it.
+// free allocation of 10,000 neurons, bulk uses what interactive tasks leave of it. Free does
+// the same for the tasks that may spend the free allocation only; they have it also where no
+// cap is set.
 const (
 	Account Scope = "account"
 	Bulk    Scope = "bulk"
 	Tenant  Scope = "tenant"
 	Key     Scope = "key"
+	Free    Scope = "free"
 )
+
+// FreePerDay is the account's free allocation, in neurons. The next one begins at 00:00 UTC.
+const FreePerDay = 10_000
+
+// FreeCap is the cap of the tasks that may spend the free allocation only, unless another one
+// of the scope is set.
+var FreeCap = Cap{Scope: Free, Neurons: FreePerDay, Over: Wait}
 
 // Over says what happens to tasks over a cap.
 type Over string
@@ -50,7 +60,7 @@ const MostCaps = 1000
 
 // Cap is a limit for a day.
 type Cap struct {
-	Scope   Scope   `json:"scope" enum:"account,bulk,tenant,key" doc:"Whose calls."`
+	Scope   Scope   `json:"scope" enum:"account,bulk,tenant,key,free" doc:"Whose calls."`
 	Name    string  `json:"name,omitempty" doc:"Of the tenant, or the id of the key."`
 	Neurons float64 `json:"neurons" doc:"Most neurons of a day, in UTC."`
 	Over    Over    `json:"over" enum:"wait,fail" doc:"Tasks over the cap wait until 00:00 UTC, or fail with budget_exceeded."`
@@ -68,8 +78,8 @@ var ErrNotFound = errors.New("there is no such cap")
 func (c Cap) Validate() error {
 	named := c.Scope == Tenant || c.Scope == Key
 	switch {
-	case c.Scope != Account && c.Scope != Bulk && !named:
-		return fmt.Errorf("scope: %q is none of account, bulk, tenant, key", c.Scope)
+	case c.Scope != Account && c.Scope != Bulk && c.Scope != Free && !named:
+		return fmt.Errorf("scope: %q is none of account, bulk, tenant, key, free", c.Scope)
 	case named && !validName.MatchString(c.Name):
 		return fmt.Errorf("name: a cap of a %s wants a name of letters, digits, - and _", c.Scope)
 	case !named && c.Name != "":
@@ -78,13 +88,16 @@ func (c Cap) Validate() error {
 		return fmt.Errorf("neurons: %v is out of range, 0 to 1e9", c.Neurons)
 	case c.Over != Wait && c.Over != Fail:
 		return fmt.Errorf("over: %q is neither wait nor fail", c.Over)
+	case c.Scope == Free && c.Over != Wait:
+		return errors.New("over: tasks that spend the free allocation wait")
 	}
 	return nil
 }
 
-// sum is the name of the sum that a cap limits. Bulk is limited by what all calls cost.
+// sum is the name of the sum that a cap limits. Bulk and Free are limited by what all calls
+// cost.
 func (c Cap) sum() string {
-	if c.Scope == Bulk {
+	if c.Scope == Bulk || c.Scope == Free {
 		return string(Account)
 	}
 	return c.String()

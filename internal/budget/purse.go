@@ -15,7 +15,6 @@ type Purse struct {
 
 	mu       sync.Mutex
 	reserved int64         // millionths of neurons
-	lost     int64         // of calls whose price is not known
 	freed    chan struct{} // closed by the next release
 }
 
@@ -51,7 +50,7 @@ func (p *Purse) Reserve(ctx context.Context, most float64) error {
 func (p *Purse) try(most float64) (freed chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	spent := p.spent() + float64(p.lost)/1e6
+	spent := p.spent()
 	switch {
 	case micro(spent)+p.reserved+micro(most) <= micro(p.cap):
 		p.reserved += micro(most)
@@ -69,12 +68,4 @@ func (p *Purse) Release(most float64) {
 	p.reserved -= micro(most)
 	close(p.freed)
 	p.freed = make(chan struct{})
-}
-
-// Lose ends the reservation of a call whose price is not known: it counts as spent.
-func (p *Purse) Lose(most float64) {
-	p.mu.Lock()
-	p.lost += micro(most)
-	p.mu.Unlock()
-	p.Release(most)
 }

@@ -34,7 +34,8 @@ func TestAPurseIsNeverOverspent(t *testing.T) {
 		spent.Store(90)
 		p.Release(60)
 		require.NoError(t, p.Reserve(t.Context(), 10))
-		p.Lose(10)
+		spent.Store(100)
+		p.Release(10)
 		require.ErrorContains(t, p.Reserve(t.Context(), 0.001), "100 of its 100 neurons are spent")
 	})
 }

@@ -43,6 +43,7 @@ type Payer struct {
 	Tenant string
 	Key    string // may be empty
 	Bulk   bool
+	Free   bool // the call may spend the free allocation only
 }
 
 // Plan is the reservation of a call: the sums that it adds to, and the caps that limit it. The
@@ -55,11 +56,15 @@ type Plan struct {
 // PlanOf returns the plan of a call under the caps.
 func PlanOf(caps []Cap, p Payer) Plan {
 	var plan Plan
+	if p.Free && !slices.ContainsFunc(caps, func(c Cap) bool { return c.Scope == Free }) {
+		caps = append(slices.Clone(caps), FreeCap)
+	}
 	for _, c := range caps {
 		switch {
 		case c.Scope == Tenant && c.Name != p.Tenant, c.Scope == Key && c.Name != p.Key:
 			continue
-		case c.Scope != Bulk || p.Bulk: // a cap of bulk also needs the sum of the others
+		case c.Scope == Bulk && !p.Bulk, c.Scope == Free && !p.Free: // the cap needs the sum of these calls too
+		default:
 			plan.caps = append(plan.caps, c)
 		}
 		if !slices.Contains(plan.sums, c.sum()) {

@@ -89,7 +89,7 @@ func (b *budgets) remember(r *budget.ExceededError) {
 	defer b.mu.Unlock()
 	name := r.Cap.String()
 	last := b.refused[name]
-	if r.Final() && slices.Contains(b.all, r.Cap) && (last == nil || !time.Now().Before(last.Until) || r.Needs < last.Needs) {
+	if r.Final() && (slices.Contains(b.all, r.Cap) || r.Cap == budget.FreeCap) && (last == nil || !time.Now().Before(last.Until) || r.Needs < last.Needs) {
 		b.refused[name] = r
 	}
 }
@@ -104,10 +104,12 @@ func (e *Engine) refreshCaps(ctx context.Context) {
 // planOf returns the reservation of the next call of a task.
 func (e *Engine) planOf(ctx context.Context, j *job) (budget.Plan, error) {
 	caps, err := e.budgets.current(ctx)
-	if err != nil || len(caps) == 0 {
+	if err != nil {
 		return budget.Plan{}, err
 	}
-	return budget.PlanOf(caps, budget.Payer{Tenant: j.task.Tenant, Key: j.task.Origin.Key, Bulk: j.task.Lane == tasks.Bulk}), nil
+	return budget.PlanOf(caps, budget.Payer{
+		Tenant: j.task.Tenant, Key: j.task.Origin.Key, Bulk: j.task.Lane == tasks.Bulk, Free: j.task.Spend == tasks.SpendFree,
+	}), nil
 }
 
 // withinBudget returns why the next call of a task may not be sent, as far as this process

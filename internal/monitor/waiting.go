@@ -127,6 +127,9 @@ func (m *Monitor) WaitingOn(ctx context.Context, g *gate.Gate, t tasks.Info) (Wa
 		if budget.IsReason(t.LastError) {
 			w.For, w.Code, w.Reason = ForBudget, tasks.CodeBudgetExceeded, t.LastError
 			w.Do = "wait, or raise the cap: neuronmill budget set"
+			if t.Spend == tasks.SpendFree {
+				w.Do = "wait: it goes on at no cost after 00:00 UTC"
+			}
 		}
 		return w, nil
 	}

@@ -176,7 +176,7 @@ func (r *Request) Failure(e *tasks.TaskError) *Error {
 	}
 	out.Param = params[e.Code]
 	switch {
-	case r.Endpoint == Embeddings && out.Param == "messages":
+	case (r.Endpoint == Embeddings || r.Endpoint == Responses) && out.Param == "messages":
 		out.Param = "input"
 	case r.Kind() != tasks.KindText && out.Param != "model":
 		out.Param = ""
@@ -215,6 +215,12 @@ func (r *Request) paramOf(field string) string {
 		return "url"
 	case strings.HasPrefix(field, "audio"):
 		return "file"
+	case r.Endpoint == Responses && strings.HasPrefix(field, "messages"):
+		return "input" // instructions and calls beside each other move the numbers
+	case r.Endpoint == Responses && field == "max_tokens":
+		return "max_output_tokens"
+	case r.Endpoint == Responses && strings.HasPrefix(field, "reasoning_effort"):
+		return "reasoning.effort"
 	case field == "initial_prompt":
 		return "prompt"
 	case field == "payload":

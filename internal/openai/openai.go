@@ -32,7 +32,7 @@ const (
 var Endpoints = []string{Embeddings, Chat, Images, Transcriptions, Translations}
 
 // BatchEndpoints lists the endpoints that ParseLine reads.
-var BatchEndpoints = append(slices.Clone(Endpoints), TextTranslations)
+var BatchEndpoints = append(slices.Clone(Endpoints), Responses, TextTranslations)
 
 // Request is a request to one endpoint, as a task.
 type Request struct {
@@ -78,6 +78,8 @@ func Parse(endpoint string, body []byte) (*Request, error) {
 		r.embeddings(f)
 	case Chat:
 		r.chat(f)
+	case Responses:
+		r.response(f)
 	case Images:
 		r.images(f)
 	case Transcriptions, Translations:

@@ -34,6 +34,8 @@ func (r *Request) Response(result *tasks.Result, open Opener) (*Response, error)
 		out.Body, out.Tokens, err = r.embeddingResponse(result)
 	case Chat:
 		out.Body, out.Tokens, err = r.chatResponse(result)
+	case Responses:
+		out.Body, out.Tokens, err = r.modelResponse(result)
 	case TextTranslations:
 		out.Body, out.Tokens, err = r.translationResponse(result)
 	case Images:

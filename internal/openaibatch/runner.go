@@ -92,7 +92,7 @@ func (r *Runner) accept(ctx context.Context, b *Batches, q *request) (*batch.Bat
 		return nil, err
 	}
 	src := batch.Source{Name: file.Name, Format: lines.format, Open: func() (io.ReadCloser, error) { return openPlain(ctx, b.Files, file.ID) }}
-	src.CallEach = q.Endpoint == openai.Chat || q.Endpoint == openai.Images // equal requests may be meant to have different answers
+	src.CallEach = q.Endpoint == openai.Chat || q.Endpoint == openai.Responses || q.Endpoint == openai.Images // equal requests may be meant to have different answers
 	return b.Accept(ctx, NativeID(q.ID), src, batch.AcceptOptions{Deadline: q.expiresAt(), Metadata: q.Metadata, Key: q.Key, ByWorkers: true, NoOutput: true})
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/robfig/cron/v3"
 )
@@ -26,8 +27,13 @@ type Definition struct {
 	Lane     tasks.Lane        `json:"lane,omitempty" yaml:"lane" enum:"interactive,bulk" doc:"bulk by default."`
 	Model    string            `json:"model,omitempty" yaml:"model" maxLength:"200" doc:"Instead of the kind's default model."`
 	Deadline string            `json:"deadline,omitempty" yaml:"deadline" maxLength:"20" doc:"A duration after the slot, such as 6h."`
+	FinishBy string            `json:"finish_by,omitempty" yaml:"finish_by" maxLength:"5" doc:"Instead of a deadline, a time of day in the time zone such as 06:30: the deadline of a run is the next one after its slot." example:"06:30"`
 	Metadata map[string]string `json:"metadata,omitempty" yaml:"metadata" doc:"Copied to the result."`
 	Webhook  string            `json:"webhook,omitempty" yaml:"webhook" maxLength:"2048" doc:"https URL that gets a signed request when a run has ended."`
+
+	MaxNeurons float64     `json:"max_neurons,omitzero" yaml:"max_neurons" minimum:"0" maximum:"1000000000000" doc:"Most that a run may cost over all its calls; 0 means no bound."`
+	Spend      tasks.Spend `json:"spend,omitempty" yaml:"spend" enum:"free" doc:"free: a run uses what all others leave of the account's free 10,000 neurons of a day, waits for 00:00 UTC when they are spent, and costs nothing."`
+	Keep       string      `json:"keep,omitempty" yaml:"keep" maxLength:"20" doc:"Delete the batch of a run with its output so long after its end: 30d. Without it the bucket keeps it."`
 
 	Overlap      Overlap `json:"overlap,omitempty" yaml:"overlap" enum:"queue,skip,cancel" doc:"What happens to a slot while the run before it has not ended: queue puts it into the queue too (default), skip leaves it out, cancel cancels the run before it."`
 	Missed       Missed  `json:"missed,omitempty" yaml:"missed" enum:"skip,once,all" doc:"What happens to slots that were missed while no scheduler ran: skip leaves them out, once runs the latest, all runs each."`
@@ -69,6 +75,7 @@ type Entry struct {
 	slots cron.Schedule
 	zone  *time.Location
 	ttl   time.Duration // from the slot on; 0 means the kind's maximum age
+	by    time.Time     // its hour and minute are FinishBy; zero when there is none
 	reach time.Duration // greatest age of a missed slot that still runs
 	since time.Time     // slots up to then have no run; zero means that the start of the scheduler decides
 }
@@ -100,6 +107,7 @@ func (d Definition) Check() (Entry, error) {
 	}
 	e.slots = s
 	e.ttl = p.duration("deadline", d.Deadline, 0)
+	p.finishBy(&e)
 	p.policies(&e)
 	if e.Lane == "" {
 		e.Lane = tasks.Bulk
@@ -121,6 +129,47 @@ func (p *problems) duration(field, text string, byDefault time.Duration) time.Du
 		p.add(field, "is no duration like 6h")
 	}
 	return d
+}
+
+// finishBy reads the time of day by which a run ends.
+func (p *problems) finishBy(e *Entry) {
+	if e.FinishBy == "" {
+		return
+	}
+	at, err := time.Parse("15:04", e.FinishBy)
+	switch {
+	case err != nil:
+		p.add("finish_by", "is no time of day like 06:30")
+	case e.Deadline != "":
+		p.add("finish_by", "is instead of a deadline: leave one of them out")
+	}
+	e.by = at.AddDate(2, 0, 0) // midnight is not the zero time
+}
+
+// deadline returns by when the run of a slot must have ended; zero when there is no such time.
+func (e Entry) deadline(slot time.Time) time.Time {
+	switch {
+	case e.ttl > 0:
+		return slot.Add(e.ttl)
+	case e.by.IsZero():
+		return time.Time{}
+	}
+	local := slot.In(e.zone)
+	at := time.Date(local.Year(), local.Month(), local.Day(), e.by.Hour(), e.by.Minute(), 0, 0, e.zone)
+	if !at.After(slot) {
+		at = time.Date(local.Year(), local.Month(), local.Day()+1, e.by.Hour(), e.by.Minute(), 0, 0, e.zone)
+	}
+	return at
+}
+
+// EndsBy returns by when the run of a slot must have ended; zero when there is no such time, or
+// the definition is not valid.
+func (d Definition) EndsBy(slot time.Time) time.Time {
+	e, err := d.Check()
+	if err != nil {
+		return time.Time{}
+	}
+	return e.deadline(slot)
 }
 
 // policies checks what happens on overlap and to missed slots, and sets the reach.
@@ -146,6 +195,20 @@ func (p *problems) policies(e *Entry) {
 
 // work checks the task of a slot, its file, or its prefix of new objects.
 func (p *problems) work(e Entry) {
+	if n := e.MaxNeurons; !(n >= 0 && n <= 1e12) {
+		p.add("max_neurons", "is out of range, 0 to 1e12")
+		e.MaxNeurons = 0
+	}
+	if e.Spend != "" && e.Spend != tasks.SpendFree {
+		p.add("spend", "is not free")
+		e.Spend = ""
+	}
+	if err := new(batch.MaxAge).UnmarshalText([]byte(e.Keep)); err != nil {
+		p.add("keep", "%v", err)
+	}
+	if e.Keep != "" && e.File == nil && e.New == nil {
+		p.add("keep", "is for the batch of a file or of new objects")
+	}
 	switch {
 	case e.File != nil && e.New != nil:
 		p.add("new", "is instead of a file: leave one of them out")
@@ -175,7 +238,7 @@ func (p *problems) payload(err error) {
 	case ok:
 		for _, one := range invalid {
 			first, _, _ := strings.Cut(one.Field, ".")
-			if !slices.Contains([]string{"kind", "model", "metadata", "webhook"}, first) {
+			if !slices.Contains([]string{"kind", "model", "metadata", "webhook", "max_neurons"}, first) {
 				one.Field = strings.TrimSuffix("payload."+one.Field, ".")
 			}
 			*p = append(*p, one)
@@ -200,7 +263,7 @@ func (e Entry) payload(slot time.Time) (tasks.Payload, error) {
 
 // options returns the options that all slots have in common.
 func (e Entry) options() []tasks.Option {
-	return []tasks.Option{tasks.WithLane(e.Lane), tasks.WithModel(e.Model), tasks.WithMetadata(e.Metadata), tasks.WithWebhook(e.Webhook)}
+	return []tasks.Option{tasks.WithLane(e.Lane), tasks.WithModel(e.Model), tasks.WithMetadata(e.Metadata), tasks.WithWebhook(e.Webhook), tasks.WithMaxNeurons(e.MaxNeurons), tasks.WithSpend(e.Spend)}
 }
 
 // zone finds a time zone by its name; a path is refused.

@@ -95,14 +95,11 @@ func (d *dispatcher) submit(ctx context.Context, e Entry, runs ledger, refs []sl
 		log.Info("slot skipped: the run before it has not ended", "running", blocking.Slot)
 		return r, nil
 	}
-	var deadline time.Time
-	if e.ttl > 0 {
-		deadline = r.Slot.Add(e.ttl)
-		if !deadline.After(d.now()) {
-			r.Status, r.Reason = Skipped, "its deadline had passed"
-			log.Warn("slot skipped: its deadline has passed", "deadline", deadline)
-			return r, nil
-		}
+	deadline := e.deadline(r.Slot)
+	if !deadline.IsZero() && !deadline.After(d.now()) {
+		r.Status, r.Reason = Skipped, "its deadline had passed"
+		log.Warn("slot skipped: its deadline has passed", "deadline", deadline)
+		return r, nil
 	}
 	switch {
 	case e.File != nil:
@@ -124,6 +121,11 @@ func (d *dispatcher) submitTask(ctx context.Context, e Entry, r Run, deadline ti
 	options := append(e.options(), tasks.WithScheduleSlot(e.Name, r.Slot))
 	if !deadline.IsZero() {
 		options = append(options, tasks.WithDeadline(deadline))
+	}
+	if e.Spend == tasks.SpendFree {
+		if err := d.batches.KeepFree(ctx); err != nil {
+			return r, err
+		}
 	}
 	payload, err := e.payload(r.Slot)
 	var accepted tasks.Receipt

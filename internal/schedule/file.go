@@ -61,6 +61,9 @@ func (p *problems) file(e Entry) {
 	if n := e.File.MaxNeurons; !(n >= 0 && n <= 1e12) {
 		p.add("file.max_neurons", "is out of range, 0 to 1e12")
 	}
+	if e.File.MaxNeurons > 0 && e.MaxNeurons > 0 {
+		p.add("file.max_neurons", "is the same as max_neurons: leave one of them out")
+	}
 	if err := new(batch.AutoStop).UnmarshalText([]byte(e.File.AutoStop)); err != nil {
 		p.add("file.auto_stop", "%v", err)
 	}
@@ -114,7 +117,7 @@ func (d *dispatcher) submitFile(ctx context.Context, e Entry, r Run, deadline ti
 	if err != nil {
 		return refuse(r, err), nil
 	}
-	o := batch.AcceptOptions{Deadline: deadline, SkipInvalid: e.File.SkipInvalid, MaxNeurons: e.File.MaxNeurons}
+	o := batch.AcceptOptions{Deadline: deadline, SkipInvalid: e.File.SkipInvalid, MaxNeurons: max(e.File.MaxNeurons, e.MaxNeurons)}
 	_ = o.AutoStop.UnmarshalText([]byte(e.File.AutoStop)) // Check has read both
 	_ = o.Reuse.UnmarshalText([]byte(e.File.Reuse))
 	object := d.tenant + "/" + key
@@ -130,7 +133,8 @@ func (d *dispatcher) submitFile(ctx context.Context, e Entry, r Run, deadline ti
 // accept makes the batch of a slot under an id that follows from the slot. Its error means
 // that the slot must be tried again.
 func (d *dispatcher) accept(ctx context.Context, e Entry, r Run, src batch.Source, o batch.AcceptOptions) (Run, error) {
-	o.ByWorkers, o.Metadata, o.Schedule = true, e.Metadata, e.Name
+	o.ByWorkers, o.Metadata, o.Schedule, o.Spend = true, e.Metadata, e.Name, e.Spend
+	_ = o.Keep.UnmarshalText([]byte(e.Keep)) // Check has read it
 	id := d.batches.KeyedID("schedule " + e.Name + " " + r.Slot.UTC().Format(time.RFC3339))
 	accepted, err := d.batches.Accept(ctx, id, src, o)
 	invalid, refused := errors.AsType[*batch.InvalidError](err)

@@ -133,19 +133,28 @@ func TestAFileThatCannotRunIsRefusedWithTheReason(t *testing.T) {
 
 func TestTheFileOfAScheduleIsChecked(t *testing.T) {
 	for want, change := range map[string]func(*schedule.Definition){
-		"file.key":         func(d *schedule.Definition) { d.File.Key = "batches/b_1/batch.json" },
-		"file.key ":        func(d *schedule.Definition) { d.File.Key = "in/../tasks/x.csv" },
-		"file.key {{":      func(d *schedule.Definition) { d.File.Key = "in/{{week}}.csv" },
-		"file.column":      func(d *schedule.Definition) { d.File.Column = "" },
-		"file.id_column":   func(d *schedule.Definition) { d.File.Key, d.File.Column = "in/a.txt", "" },
-		"file.reuse":       func(d *schedule.Definition) { d.File.Reuse = "a month" },
-		"file.reuse ":      func(d *schedule.Definition) { d.File.Reuse, d.File.CallEach = "90d", true },
-		"file.max_neurons": func(d *schedule.Definition) { d.File.MaxNeurons = -1 },
-		"file.auto_stop":   func(d *schedule.Definition) { d.File.AutoStop = "5%" },
-		"kind":             func(d *schedule.Definition) { d.Kind = "poem" },
-		"kind ":            func(d *schedule.Definition) { d.Kind = "" },
-		"webhook":          func(d *schedule.Definition) { d.Webhook = "https://example.com/x" },
-		"lane":             func(d *schedule.Definition) { d.Lane = tasks.Interactive },
+		"file.key":          func(d *schedule.Definition) { d.File.Key = "batches/b_1/batch.json" },
+		"file.key ":         func(d *schedule.Definition) { d.File.Key = "in/../tasks/x.csv" },
+		"file.key {{":       func(d *schedule.Definition) { d.File.Key = "in/{{week}}.csv" },
+		"file.column":       func(d *schedule.Definition) { d.File.Column = "" },
+		"file.id_column":    func(d *schedule.Definition) { d.File.Key, d.File.Column = "in/a.txt", "" },
+		"file.reuse":        func(d *schedule.Definition) { d.File.Reuse = "a month" },
+		"file.reuse ":       func(d *schedule.Definition) { d.File.Reuse, d.File.CallEach = "90d", true },
+		"file.max_neurons":  func(d *schedule.Definition) { d.File.MaxNeurons = -1 },
+		"file.max_neurons ": func(d *schedule.Definition) { d.File.MaxNeurons, d.MaxNeurons = 5, 5 },
+		"max_neurons":       func(d *schedule.Definition) { d.MaxNeurons = -1 },
+		"spend":             func(d *schedule.Definition) { d.Spend = "gold" },
+		"keep":              func(d *schedule.Definition) { d.Keep = "a month" },
+		"keep ": func(d *schedule.Definition) {
+			d.File, d.Payload, d.Keep = nil, map[string]any{"text": "x", "target_lang": "es"}, "30d"
+		},
+		"finish_by":      func(d *schedule.Definition) { d.FinishBy = "7 am" },
+		"finish_by ":     func(d *schedule.Definition) { d.FinishBy, d.Deadline = "07:00", "6h" },
+		"file.auto_stop": func(d *schedule.Definition) { d.File.AutoStop = "5%" },
+		"kind":           func(d *schedule.Definition) { d.Kind = "poem" },
+		"kind ":          func(d *schedule.Definition) { d.Kind = "" },
+		"webhook":        func(d *schedule.Definition) { d.Webhook = "https://example.com/x" },
+		"lane":           func(d *schedule.Definition) { d.Lane = tasks.Interactive },
 	} {
 		d := fromFile()
 		change(&d)

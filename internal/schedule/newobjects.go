@@ -161,7 +161,7 @@ func (d *dispatcher) submitNew(ctx context.Context, e Entry, runs ledger, refs [
 	src := batch.Source{Name: e.New.Prefix, Format: batch.Native, Open: func() (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(lines.Bytes())), nil
 	}}
-	return d.accept(ctx, e, r, src, batch.AcceptOptions{Deadline: deadline, SkipInvalid: true})
+	return d.accept(ctx, e, r, src, batch.AcceptOptions{Deadline: deadline, SkipInvalid: true, MaxNeurons: e.MaxNeurons})
 }
 
 // found returns the objects that a slot found, at most mostNew. The first to look for the slot

@@ -67,8 +67,8 @@ func NewStored(c StoredConfig) *Stored {
 	return &Stored{c}
 }
 
-// batches returns the batches of the tenant.
-func (s *Stored) batches() *batch.Batches {
+// Batches returns the batches of the tenant.
+func (s *Stored) Batches() *batch.Batches {
 	return batch.New(batch.Config{Client: s.Client, Store: s.Store, Redis: s.Redis, Tenant: s.Tenant, Log: s.Log})
 }
 
@@ -193,7 +193,7 @@ func (s *Stored) RunNow(ctx context.Context, name string) (Run, error) {
 	if slot.Second() == 0 {
 		slot = slot.Add(time.Second) // slots of the clock are at full minutes
 	}
-	one := &dispatcher{store: s.Store, client: s.Client, batches: s.batches(), tenant: s.Tenant, owner: uuid.NewString(), now: time.Now, log: s.Log}
+	one := &dispatcher{store: s.Store, client: s.Client, batches: s.Batches(), tenant: s.Tenant, owner: uuid.NewString(), now: time.Now, log: s.Log}
 	return one.dispatch(ctx, e, slot, true)
 }
 
@@ -270,7 +270,7 @@ func (s *Stored) History(ctx context.Context, name string, n int) ([]Run, error)
 				return nil // pruned meanwhile
 			}
 			if err == nil {
-				r, err = ledger.settle(inner, s.Client, s.batches(), r)
+				r, err = ledger.settle(inner, s.Client, s.Batches(), r)
 			}
 			if err == nil {
 				s.Runs.put(ref.key, r)

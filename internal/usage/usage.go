@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/redis/go-redis/v9"
 )
@@ -23,7 +24,7 @@ import (
 // The prices of Workers AI. The next free allocation begins at 00:00 UTC.
 const (
 	DollarsPerNeuron = 0.011 / 1000
-	FreePerDay       = 10_000 // neurons
+	FreePerDay       = budget.FreePerDay // neurons
 )
 
 // Dimension is what usage can be summed by.

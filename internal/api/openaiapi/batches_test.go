@@ -170,6 +170,7 @@ func TestEachEndpointHasItsResponsesInABatch(t *testing.T) {
 		for endpoint, c := range map[string]struct{ body, member string }{
 			openai.Embeddings:       {`{"model":"bge-m3","input":["a","b"],"encoding_format":"base64"}`, "data"},
 			openai.Images:           {`{"model":"flux-1-schnell","prompt":"a mill"}`, "data"},
+			openai.Responses:        {`{"model":"glm-4.7-flash","instructions":"Be brief.","input":"Name a river"}`, "output"},
 			openai.TextTranslations: {`{"text":"Guten Tag","source_lang":"de","target_lang":"en"}`, "translated_text"},
 			openai.Chat:             {`{"model":"glm-4.7-flash","messages":[{"role":"user","content":"Weather?"}],"tools":[{"type":"function","function":{"name":"weather","parameters":{"type":"object"}}}]}`, "choices"},
 		} {
