@@ -58,6 +58,7 @@ func (e CapBodyOver) Valid() bool {
 const (
 	CapBodyScopeAccount CapBodyScope = "account"
 	CapBodyScopeBulk    CapBodyScope = "bulk"
+	CapBodyScopeFree    CapBodyScope = "free"
 	CapBodyScopeKey     CapBodyScope = "key"
 	CapBodyScopeTenant  CapBodyScope = "tenant"
 )
@@ -68,6 +69,8 @@ func (e CapBodyScope) Valid() bool {
 	case CapBodyScopeAccount:
 		return true
 	case CapBodyScopeBulk:
+		return true
+	case CapBodyScopeFree:
 		return true
 	case CapBodyScopeKey:
 		return true
@@ -132,6 +135,21 @@ func (e DefinitionOverlap) Valid() bool {
 	case DefinitionOverlapQueue:
 		return true
 	case DefinitionOverlapSkip:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DefinitionSpend.
+const (
+	DefinitionSpendFree DefinitionSpend = "free"
+)
+
+// Valid indicates whether the value is a known member of the DefinitionSpend enum.
+func (e DefinitionSpend) Valid() bool {
+	switch e {
+	case DefinitionSpendFree:
 		return true
 	default:
 		return false
@@ -303,6 +321,21 @@ func (e ScheduleOverlap) Valid() bool {
 	}
 }
 
+// Defines values for ScheduleSpend.
+const (
+	ScheduleSpendFree ScheduleSpend = "free"
+)
+
+// Valid indicates whether the value is a known member of the ScheduleSpend enum.
+func (e ScheduleSpend) Valid() bool {
+	switch e {
+	case ScheduleSpendFree:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SetBudgetInputBodyOver.
 const (
 	SetBudgetInputBodyOverFail SetBudgetInputBodyOver = "fail"
@@ -325,6 +358,7 @@ func (e SetBudgetInputBodyOver) Valid() bool {
 const (
 	SetBudgetInputBodyScopeAccount SetBudgetInputBodyScope = "account"
 	SetBudgetInputBodyScopeBulk    SetBudgetInputBodyScope = "bulk"
+	SetBudgetInputBodyScopeFree    SetBudgetInputBodyScope = "free"
 	SetBudgetInputBodyScopeKey     SetBudgetInputBodyScope = "key"
 	SetBudgetInputBodyScopeTenant  SetBudgetInputBodyScope = "tenant"
 )
@@ -335,6 +369,8 @@ func (e SetBudgetInputBodyScope) Valid() bool {
 	case SetBudgetInputBodyScopeAccount:
 		return true
 	case SetBudgetInputBodyScopeBulk:
+		return true
+	case SetBudgetInputBodyScopeFree:
 		return true
 	case SetBudgetInputBodyScopeKey:
 		return true
@@ -478,6 +514,7 @@ func (e ViewFor) Valid() bool {
 const (
 	RemoveBudgetParamsScopeAccount RemoveBudgetParamsScope = "account"
 	RemoveBudgetParamsScopeBulk    RemoveBudgetParamsScope = "bulk"
+	RemoveBudgetParamsScopeFree    RemoveBudgetParamsScope = "free"
 	RemoveBudgetParamsScopeKey     RemoveBudgetParamsScope = "key"
 	RemoveBudgetParamsScopeTenant  RemoveBudgetParamsScope = "tenant"
 )
@@ -488,6 +525,8 @@ func (e RemoveBudgetParamsScope) Valid() bool {
 	case RemoveBudgetParamsScopeAccount:
 		return true
 	case RemoveBudgetParamsScopeBulk:
+		return true
+	case RemoveBudgetParamsScopeFree:
 		return true
 	case RemoveBudgetParamsScopeKey:
 		return true
@@ -692,11 +731,22 @@ type Definition struct {
 	Deadline *string `json:"deadline,omitempty"`
 	File     *File   `json:"file,omitempty"`
 
+	// FinishBy Instead of a deadline, a time of day in the time zone such as 06:30: the deadline of a run is the next one after its slot.
+	//
+	// Example: 06:30
+	FinishBy *string `json:"finish_by,omitempty"`
+
+	// Keep Delete the batch of a run with its output so long after its end: 30d. Without it the bucket keeps it.
+	Keep *string `json:"keep,omitempty"`
+
 	// Kind Kind of the task, or of the lines of a file that are plain text or CSV.
 	Kind *string `json:"kind,omitempty"`
 
 	// Lane bulk by default.
 	Lane *DefinitionLane `json:"lane,omitempty"`
+
+	// MaxNeurons Most that a run may cost over all its calls; 0 means no bound.
+	MaxNeurons *float64 `json:"max_neurons,omitempty"`
 
 	// Metadata Copied to the result.
 	Metadata *map[string]string `json:"metadata,omitempty"`
@@ -720,6 +770,9 @@ type Definition struct {
 	// Payload The task's input. Texts may have {{date}}, {{date -1d}}, {{datetime}}, {{slot}} and {{name}}. With a file of plain lines, their other fields.
 	Payload *map[string]interface{} `json:"payload,omitempty"`
 
+	// Spend free: a run uses what all others leave of the account's free 10,000 neurons of a day, waits for 00:00 UTC when they are spent, and costs nothing.
+	Spend *DefinitionSpend `json:"spend,omitempty"`
+
 	// TimeZone IANA name such as Europe/Berlin; UTC by default.
 	TimeZone *string `json:"time_zone,omitempty"`
 
@@ -735,6 +788,9 @@ type DefinitionMissed string
 
 // DefinitionOverlap What happens to a slot while the run before it has not ended: queue puts it into the queue too (default), skip leaves it out, cancel cancels the run before it.
 type DefinitionOverlap string
+
+// DefinitionSpend free: a run uses what all others leave of the account's free 10,000 neurons of a day, waits for 00:00 UTC when they are spent, and costs nothing.
+type DefinitionSpend string
 
 // FieldError defines model for FieldError.
 type FieldError struct {
@@ -1086,12 +1142,23 @@ type Schedule struct {
 	Deadline *string `json:"deadline,omitempty"`
 	File     *File   `json:"file,omitempty"`
 
+	// FinishBy Instead of a deadline, a time of day in the time zone such as 06:30: the deadline of a run is the next one after its slot.
+	//
+	// Example: 06:30
+	FinishBy *string `json:"finish_by,omitempty"`
+
+	// Keep Delete the batch of a run with its output so long after its end: 30d. Without it the bucket keeps it.
+	Keep *string `json:"keep,omitempty"`
+
 	// Kind Kind of the task, or of the lines of a file that are plain text or CSV.
 	Kind *string `json:"kind,omitempty"`
 
 	// Lane bulk by default.
 	Lane *ScheduleLane `json:"lane,omitempty"`
 	Last Run           `json:"last"`
+
+	// MaxNeurons Most that a run may cost over all its calls; 0 means no bound.
+	MaxNeurons *float64 `json:"max_neurons,omitempty"`
 
 	// Metadata Copied to the result.
 	Metadata *map[string]string `json:"metadata,omitempty"`
@@ -1119,6 +1186,9 @@ type Schedule struct {
 	// Payload The task's input. Texts may have {{date}}, {{date -1d}}, {{datetime}}, {{slot}} and {{name}}. With a file of plain lines, their other fields.
 	Payload *map[string]interface{} `json:"payload,omitempty"`
 
+	// Spend free: a run uses what all others leave of the account's free 10,000 neurons of a day, waits for 00:00 UTC when they are spent, and costs nothing.
+	Spend *ScheduleSpend `json:"spend,omitempty"`
+
 	// TimeZone IANA name such as Europe/Berlin; UTC by default.
 	TimeZone *string `json:"time_zone,omitempty"`
 
@@ -1134,6 +1204,9 @@ type ScheduleMissed string
 
 // ScheduleOverlap What happens to a slot while the run before it has not ended: queue puts it into the queue too (default), skip leaves it out, cancel cancels the run before it.
 type ScheduleOverlap string
+
+// ScheduleSpend free: a run uses what all others leave of the account's free 10,000 neurons of a day, waits for 00:00 UTC when they are spent, and costs nothing.
+type ScheduleSpend string
 
 // SchedulesOutputBody defines model for SchedulesOutputBody.
 type SchedulesOutputBody struct {
@@ -1153,14 +1226,14 @@ type SetBudgetInputBody struct {
 	// Over Tasks over the cap wait until 00:00 UTC, or fail with budget_exceeded.
 	Over *SetBudgetInputBodyOver `json:"over,omitempty"`
 
-	// Scope Whose calls. bulk caps what bulk tasks may add to the calls of all others.
+	// Scope Whose calls. bulk caps what bulk tasks may add to the calls of all others, free what tasks may that spend the free allocation only.
 	Scope SetBudgetInputBodyScope `json:"scope"`
 }
 
 // SetBudgetInputBodyOver Tasks over the cap wait until 00:00 UTC, or fail with budget_exceeded.
 type SetBudgetInputBodyOver string
 
-// SetBudgetInputBodyScope Whose calls. bulk caps what bulk tasks may add to the calls of all others.
+// SetBudgetInputBodyScope Whose calls. bulk caps what bulk tasks may add to the calls of all others, free what tasks may that spend the free allocation only.
 type SetBudgetInputBodyScope string
 
 // State defines model for State.
