@@ -30,6 +30,7 @@ type cli struct {
 	Batch    batchCmd    `cmd:"" help:"A file of a million embedding lines: lines a second, memory, Redis, and the same file again."`
 	Lines    linesCmd    `cmd:"" help:"A batch against a task of asynq for each line."`
 	Share    shareCmd    `cmd:"" help:"Two batches that share the limit of a model."`
+	HTTP     httpCmd     `cmd:"" name:"http" help:"The HTTP interface: submits, a large upload, many who follow, looks under load."`
 	Render   renderCmd   `cmd:"" help:"Write the page again from the figures of the last runs."`
 	Rival    rivalCmd    `cmd:"" hidden:"" help:"A worker that is measured beside ours."`
 	Waiters  waitersCmd  `cmd:"" hidden:"" help:"Processes that wait at a gate."`

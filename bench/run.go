@@ -39,6 +39,7 @@ var measurements = []measurement{
 	{"batch", measureBatch, func() figures { return &batchFigures{} }},
 	{"lines", measureLines, func() figures { return &linesFigures{} }},
 	{"share", measureShare, func() figures { return &shareFigures{} }},
+	{"http", measureHTTP, func() figures { return &httpFigures{} }},
 }
 
 // flags are the same for all measurements.
@@ -59,11 +60,12 @@ type (
 	batchCmd    struct{ flags }
 	linesCmd    struct{ flags }
 	shareCmd    struct{ flags }
+	httpCmd     struct{ flags }
 	renderCmd   struct{ flags }
 )
 
 func (c *allCmd) Run(ctx context.Context) error {
-	return c.run(ctx, "all", "limit", "gate", "riding", "latency", "overhead", "closure", "batch", "lines", "share")
+	return c.run(ctx, "all", "limit", "gate", "riding", "latency", "overhead", "closure", "batch", "lines", "share", "http")
 }
 func (c *limitCmd) Run(ctx context.Context) error    { return c.run(ctx, "limit", "limit") }
 func (c *gateCmd) Run(ctx context.Context) error     { return c.run(ctx, "gate", "gate") }
@@ -74,6 +76,7 @@ func (c *closureCmd) Run(ctx context.Context) error  { return c.run(ctx, "closur
 func (c *batchCmd) Run(ctx context.Context) error    { return c.run(ctx, "batch", "batch") }
 func (c *linesCmd) Run(ctx context.Context) error    { return c.run(ctx, "lines", "lines") }
 func (c *shareCmd) Run(ctx context.Context) error    { return c.run(ctx, "share", "share") }
+func (c *httpCmd) Run(ctx context.Context) error     { return c.run(ctx, "http", "http") }
 func (c *renderCmd) Run(context.Context) error       { return c.write(report.Kept{}) }
 
 // errMissed: a target was missed, which is not the program's failure.

@@ -110,22 +110,22 @@ func (g gatePast) Chart() template.HTML {
 		fmt.Fprintf(&line, "%.1f,%.1f %.1f,%.1f ", float64(i)*step, y(m.Calls), float64(i+1)*step, y(m.Calls))
 	}
 	fmt.Fprintf(&b, `<polygon class="fill" points="0,%.1f %s%.1f,%.1f"/><polyline class="line" points="%s"/>`, y(0), line.String(), chartWidth, y(0), line.String())
-	pace := ""
+	var pace strings.Builder
 	for i, m := range g.Minutes {
 		x := float64(i) * step
 		refused += m.Throttled
 		if m.Throttled > 0 {
 			fmt.Fprintf(&b, `<rect class="bad" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, x+1, y(m.Throttled), step-2, y(0)-y(m.Throttled))
 		}
-		if m.Pace >= 0 {
-			pace += fmt.Sprintf("%.1f,%.1f %.1f,%.1f ", x, y(m.Pace), x+step, y(m.Pace))
+		if m.Pace >= 0 && float64(m.Pace) <= top { // a limit far above the calls is out of the picture
+			fmt.Fprintf(&pace, "%.1f,%.1f %.1f,%.1f ", x, y(m.Pace), x+step, y(m.Pace))
 		}
 		if m.Calls > 0 || m.Throttled > 0 {
 			fmt.Fprintf(&b, `<rect class="hit" x="%.1f" y="0" width="%.1f" height="%.0f"><title>%s: %s calls, %s refused</title></rect>`, x, step, chartHeight, m.At.UTC().Format("15:04"), count(m.Calls), count(m.Throttled))
 		}
 	}
-	if pace != "" {
-		fmt.Fprintf(&b, `<polyline class="limit" fill="none" points="%s"/>`, pace)
+	if pace.Len() > 0 {
+		fmt.Fprintf(&b, `<polyline class="limit" fill="none" points="%s"/>`, pace.String())
 	}
 	return template.HTML(fmt.Sprintf(`<svg class="chart" viewBox="0 0 %.0f %.0f" preserveAspectRatio="none" role="img" aria-label="%d calls in the last hour, %d of them refused, closed %d times">%s</svg>`, //nolint:gosec // numbers and escaped texts
 		chartWidth, chartHeight, g.calls(), refused, len(g.Closures)+g.More, b.String()))
