@@ -28,6 +28,7 @@ type cli struct {
 	Overhead overheadCmd `cmd:"" help:"What a task costs beside bare asynq."`
 	Closure  closureCmd  `cmd:"" help:"What a 429 with Retry-After leads to."`
 	Batch    batchCmd    `cmd:"" help:"A file of a million embedding lines: lines a second, memory, Redis."`
+	HTTP     httpCmd     `cmd:"" name:"http" help:"The HTTP interface: submits, a large upload, many who follow, looks under load."`
 	Render   renderCmd   `cmd:"" help:"Write the page again from the figures of the last runs."`
 	Rival    rivalCmd    `cmd:"" hidden:"" help:"A worker that is measured beside ours."`
 	Waiters  waitersCmd  `cmd:"" hidden:"" help:"Processes that wait at a gate."`

@@ -37,6 +37,7 @@ var measurements = []measurement{
 	{"overhead", measureOverhead, func() figures { return &overheadFigures{} }},
 	{"closure", measureClosure, func() figures { return &closureFigures{} }},
 	{"batch", measureBatch, func() figures { return &batchFigures{} }},
+	{"http", measureHTTP, func() figures { return &httpFigures{} }},
 }
 
 // flags are the same for all measurements.
@@ -55,11 +56,12 @@ type (
 	overheadCmd struct{ flags }
 	closureCmd  struct{ flags }
 	batchCmd    struct{ flags }
+	httpCmd     struct{ flags }
 	renderCmd   struct{ flags }
 )
 
 func (c *allCmd) Run(ctx context.Context) error {
-	return c.run(ctx, "all", "limit", "gate", "riding", "latency", "overhead", "closure", "batch")
+	return c.run(ctx, "all", "limit", "gate", "riding", "latency", "overhead", "closure", "batch", "http")
 }
 func (c *limitCmd) Run(ctx context.Context) error    { return c.run(ctx, "limit", "limit") }
 func (c *gateCmd) Run(ctx context.Context) error     { return c.run(ctx, "gate", "gate") }
@@ -68,6 +70,7 @@ func (c *latencyCmd) Run(ctx context.Context) error  { return c.run(ctx, "latenc
 func (c *overheadCmd) Run(ctx context.Context) error { return c.run(ctx, "overhead", "overhead") }
 func (c *closureCmd) Run(ctx context.Context) error  { return c.run(ctx, "closure", "closure") }
 func (c *batchCmd) Run(ctx context.Context) error    { return c.run(ctx, "batch", "batch") }
+func (c *httpCmd) Run(ctx context.Context) error     { return c.run(ctx, "http", "http") }
 func (c *renderCmd) Run(context.Context) error       { return c.write(report.Kept{}) }
 
 // errMissed: a target was missed, which is not the program's failure.

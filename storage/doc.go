@@ -21,7 +21,7 @@
 //
 // Implement Store, and run the suite of package [storagetest] in its tests. A store that
 // can delete many objects in one request also implements [ManyDeleter], one that can read a
-// part of an object [RangeGetter].
+// part of an object [RangeGetter], one that can make links [Presigner].
 //
 // [fsstore]: https://pkg.go.dev/github.com/neuronmill/neuronmill/storage/fsstore
 // [s3store]: https://pkg.go.dev/github.com/neuronmill/neuronmill/storage/s3store

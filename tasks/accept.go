@@ -35,6 +35,7 @@ type candidate struct {
 	refused  bool         // Redis refused the task and certainly does not have it
 	shared   *sharedWrite // the record it shares with other tasks; nil if it has its own
 	input    string       // object key of the large input that this request wrote
+	audio    string       // object key of the recording that the payload names
 }
 
 // EnqueueMany accepts many tasks. The outcomes are in the order of the requests. For 200
@@ -76,6 +77,11 @@ func (c *Client) accept(ctx context.Context, requests []Request) []*candidate {
 		}
 		n := &candidate{keyed: o.IdempotencyKey != ""}
 		n.task, n.err = c.prepare(r.Payload, o, now)
+		if p, ok := plain(r.Payload); ok {
+			if recording, ok := p.(Transcription); ok {
+				n.audio = recording.Audio.Key
+			}
+		}
 		n.task.Trace = traceOf(ctx)
 		all[i] = n
 	}
@@ -211,6 +217,11 @@ func (c *Client) withdraw(n *candidate) error {
 func (c *Client) store(ctx context.Context, n *candidate) error {
 	if c.cfg.Store == nil {
 		return nil // claim has already decided
+	}
+	if n.audio != "" {
+		if err := objects.ClaimUploads(ctx, c.cfg.Store, n.audio); err != nil {
+			return err
+		}
 	}
 	large := len(n.task.Payload) > inRedis
 	// The common case, a new task with a small payload, skips the check of the bucket:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"regexp"
 
@@ -25,6 +26,10 @@ type Config struct {
 	// AllowUnknownModel accepts models that the catalogue does not know or lists as
 	// withdrawn.
 	AllowUnknownModel bool
+	// WebhookNetworks are networks, private ones too, whose receivers a webhook may name, at
+	// any port and also by http://. Each worker needs the same in its own settings, and judges
+	// the address when it connects. None means public hosts only, by https://.
+	WebhookNetworks []netip.Prefix
 	// Observer gets an event for each task that this client accepts; nil for none.
 	Observer Observer
 }

@@ -3,7 +3,10 @@ package tasks
 import (
 	"fmt"
 	"maps"
+	"net/netip"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -76,8 +79,8 @@ func WithMetadata(m map[string]string) Option {
 }
 
 // WithWebhook sets the URL that gets a signed request when the task has ended, by the rules
-// of Standard Webhooks. It must begin with https:// and name a public host. A duplicate
-// keeps the URL of the first task.
+// of Standard Webhooks. It must begin with https:// and name a public host, unless
+// [Config.WebhookNetworks] allows more. A duplicate keeps the URL of the first task.
 func WithWebhook(url string) Option { return func(o *Options) { o.Webhook = url } }
 
 // WithMaxNeurons bounds the cost of a task. A call that might exceed the bound is not sent:
@@ -101,7 +104,7 @@ func WithSpend(s Spend) Option { return func(o *Options) { o.Spend = s } }
 // WithDurability sets the task's durability.
 func WithDurability(d Durability) Option { return func(o *Options) { o.Durability = d } }
 
-func (o Options) check(now time.Time) ValidationError {
+func (o Options) check(now time.Time, networks []netip.Prefix) ValidationError {
 	var p ValidationError
 	if o.Lane != "" {
 		oneOf(&p, "lane", string(o.Lane), string(Interactive), string(Bulk))
@@ -123,7 +126,7 @@ func (o Options) check(now time.Time) ValidationError {
 	}
 	oneOf(&p, "spend", string(o.Spend), string(SpendFree))
 	if o.Webhook != "" {
-		checkWebhook(&p, o.Webhook)
+		checkWebhook(&p, o.Webhook, networks)
 	}
 	if len(o.Metadata) > 16 {
 		p.add("metadata", "has %d pairs, more than 16", len(o.Metadata))
@@ -142,13 +145,36 @@ func (o Options) check(now time.Time) ValidationError {
 
 // checkWebhook refuses a URL that is not valid. It may hold a token, so it is short enough
 // for the queue.
-func checkWebhook(p *ValidationError, url string) {
+func checkWebhook(p *ValidationError, raw string, networks []netip.Prefix) {
 	const most = 2048
-	if len(url) > most {
-		p.add("webhook", "has %d bytes, more than %d", len(url), most)
+	if len(raw) > most {
+		p.add("webhook", "has %d bytes, more than %d", len(raw), most)
 		return
 	}
-	checkURL(p, "webhook", url)
+	if len(networks) == 0 {
+		checkURL(p, "webhook", raw)
+		return
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		p.add("webhook", "is not a valid URL")
+		return
+	case u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "":
+		p.add("webhook", "must begin with https:// or http:// and a host")
+		return
+	}
+	if u.User != nil {
+		p.add("webhook", "must not hold a user name or password")
+	}
+	if _, err := strconv.ParseUint(u.Port(), 10, 16); err != nil && u.Port() != "" {
+		p.add("webhook", "has a port that is not valid")
+	}
+	address, err := netip.ParseAddr(u.Hostname())
+	within := func(network netip.Prefix) bool { return network.Contains(address.Unmap()) }
+	if err == nil && (address.IsLinkLocalUnicast() || !slices.ContainsFunc(networks, within)) {
+		p.add("webhook", "must name a host, or an address in a network that webhooks may reach")
+	}
 }
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }

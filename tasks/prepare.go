@@ -40,7 +40,7 @@ func (c *Client) prepare(given Payload, o Options, now time.Time) (Task, error) 
 		return Task{}, err
 	}
 	o.Model = model
-	problems = append(problems, o.check(now)...)
+	problems = append(problems, o.check(now, c.cfg.WebhookNetworks)...)
 	if o.MaxNeurons > 0 && len(problems) == 0 {
 		problems = append(problems, checkBudget(payload, model, o.MaxNeurons)...)
 	}

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/neuronmill/neuronmill/handlers"
 	"github.com/neuronmill/neuronmill/internal/engine"
 	"github.com/neuronmill/neuronmill/internal/events"
+	"github.com/neuronmill/neuronmill/internal/fetch"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/history"
 	"github.com/neuronmill/neuronmill/internal/index"
@@ -67,6 +69,11 @@ type Config struct {
 	// between, the newest first. Receivers get keys that derive from it. All workers must
 	// have the same. While it is empty, webhooks wait in Redis for up to 7 days.
 	WebhookSecret string
+	// WebhookNetworks are networks, private ones too, that webhooks may reach beside public
+	// addresses, at any port and also over plain HTTP; none by default. Link-local addresses
+	// and metadata services of clouds are never reached. Producers need the same networks in
+	// [tasks.Config].
+	WebhookNetworks []netip.Prefix
 	// PublicURL begins the links in webhooks: "https://mill.example". Empty means links
 	// without a host.
 	PublicURL string
@@ -102,6 +109,9 @@ func (c Config) Validate() error {
 	invalid(!(c.BulkShare <= mostBulkShare), "setting BulkShare %v is out of range, at most %v", c.BulkShare, mostBulkShare)
 	if _, err := webhook.ParseSecrets(c.WebhookSecret); err != nil {
 		errs = append(errs, fmt.Errorf("setting WebhookSecret: %w", err))
+	}
+	if err := fetch.Networks(c.WebhookNetworks).Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("setting WebhookNetworks: %w", err))
 	}
 	invalid(c.Poll < 0, "setting Poll %s is negative", c.Poll)
 	return errors.Join(errs...)
@@ -152,7 +162,7 @@ func New(c Config) (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	webhooks := &webhook.Sender{Queue: &webhook.Queue{Redis: c.Redis, BaseURL: c.PublicURL}, Signers: signers, Log: c.Log}
+	webhooks := &webhook.Sender{Queue: &webhook.Queue{Redis: c.Redis, BaseURL: c.PublicURL}, Signers: signers, Networks: c.WebhookNetworks, Log: c.Log}
 	paces := limits.Limits(c.Limits)
 	w := &Worker{observer: c.Observer, webhooks: webhooks, log: c.Log, config: engine.Config{
 		Handlers: handlers.All(c.Fetch), Redis: c.Redis, Store: c.Store, AI: c.AI, Kinds: c.Kinds, Concurrency: c.concurrency(), Poll: c.Poll, Log: c.Log,

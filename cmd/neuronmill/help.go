@@ -14,7 +14,7 @@ var settingsOf = map[string][]string{
 	"enqueue":   {"redis-url", "store-url", "data-dir", "log-level"},
 	"task":      {"redis-url", "store-url", "data-dir", "log-level"},
 	"dead":      {"redis-url", "store-url", "data-dir", "log-level"},
-	"serve":     {"redis-url", "store-url", "data-dir", "limits", "log-level"},
+	"serve":     {"redis-url", "store-url", "data-dir", "limits", "log-level", "webhook-allow"},
 	"key":       {"store-url", "data-dir", "log-level"},
 	"recover":   {"redis-url", "store-url", "data-dir", "log-level"},
 	"workers":   {"redis-url", "store-url", "data-dir", "log-level"},

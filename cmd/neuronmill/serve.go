@@ -23,7 +23,7 @@ type listenFlags struct {
 // open opens the address and returns what serves it.
 func (f listenFlags) open(g *globals, stack *app.Stack, metrics *prometheus.Registry) (service, error) {
 	server, err := api.New(api.Config{
-		Redis: stack.Redis.UniversalClient, Store: stack.Store, Gate: stack.Gate(g.settings, 0, g.log), Version: builtVersion(), Log: g.log, Metrics: metrics,
+		Redis: stack.Redis.UniversalClient, Store: stack.Store, Gate: stack.Gate(g.settings, 0, g.log), Version: builtVersion(), Log: g.log, Metrics: metrics, WebhookNetworks: g.settings.WebhookAllow,
 		Tracer: g.tracer, Listen: f.Listen, TLSCert: f.TLSCert, TLSKey: f.TLSKey, UIPath: f.UIPath, BehindProxy: f.BehindProxy,
 	})
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/google/uuid"
 	"github.com/neuronmill/neuronmill/internal/media"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
@@ -47,7 +46,10 @@ func upload(ctx context.Context, s storage.Store, p tasks.Payload) (tasks.Payloa
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, fmt.Errorf("read %s: %w", t.Audio.Path, err)
 	}
-	key := objects.DefaultTenant + "/files/" + uuid.Must(uuid.NewV7()).String() + extension(t.Audio.Path)
+	key := objects.NewUploadKey(objects.DefaultTenant, extension(t.Audio.Path))
+	if err := objects.MarkUpload(ctx, s, key); err != nil {
+		return nil, err
+	}
 	if err := s.Put(ctx, key, file, contentType); err != nil {
 		return nil, fmt.Errorf("upload %s: %w", t.Audio.Path, err)
 	}

@@ -75,6 +75,9 @@ func (b *bench) furnish() owned {
 	plan := made(b.call(http.MethodPost, "/v1/actions", `{"action":"cancel","filter":{"kind":"image"}}`), http.StatusOK)["plan"].(map[string]any)
 	run := made(b.call(http.MethodPost, "/v1/actions", `{"token":"`+plan["token"].(string)+`"}`), http.StatusAccepted)["run"].(map[string]any)
 	o.action = run["id"].(string)
+	require.Eventually(b.t, func() bool { // it changes no more
+		return strings.Contains(string(b.call(http.MethodGet, "/v1/actions/"+o.action, "").body), `"status":"ended"`)
+	}, 10*time.Second, time.Millisecond)
 	o.file = made(b.call(http.MethodPost, "/v1/files", batchFile, "Content-Type: multipart/form-data; boundary=x"), http.StatusOK)["id"].(string)
 	order := `{"input_file_id":"` + o.file + `","endpoint":"/v1/embeddings","completion_window":"24h"}`
 	o.batch = made(b.call(http.MethodPost, "/v1/batches", order), http.StatusOK)["id"].(string)
@@ -264,9 +267,9 @@ type endless struct {
 }
 
 func (e *endless) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = e.text[e.at]
-		e.at = (e.at + 1) % len(e.text)
+	for n := 0; n < len(p); {
+		c := copy(p[n:], e.text[e.at:])
+		n, e.at = n+c, (e.at+c)%len(e.text)
 	}
 	return len(p), nil
 }

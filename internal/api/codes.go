@@ -17,6 +17,7 @@ const (
 	codeBodyTooSlow      = "body_too_slow"
 	codeContentType      = "content_type"
 	codeCompressed       = "compressed_input"
+	codeBusy             = "server_busy"
 	codeCrossOrigin      = "cross_origin"
 	codeCursorInvalid    = "cursor_invalid"
 	codeEmptyBody        = "empty_body"
@@ -29,6 +30,7 @@ const (
 	codeInvalidUTF8      = "invalid_utf8"
 	codeKeyRate          = "key_rate_exceeded"
 	codeMethod           = "method_not_allowed"
+	codeNoLinks          = "no_links"
 	codeNotAcceptable    = "not_acceptable"
 	codeNotEnded         = "task_not_ended"
 	codeNotFailed        = "task_not_failed"
@@ -71,6 +73,7 @@ var ownCodes = []CodeInfo{
 	{codeBodyTooSlow, http.StatusRequestTimeout, "The body did not arrive in time.", "Send the request again over a faster connection."},
 	{codeContentType, http.StatusUnsupportedMediaType, "The route takes another type of body.", "Send Content-Type: application/json; charset=utf-8 with a JSON body."},
 	{codeCompressed, http.StatusUnsupportedMediaType, "The body is compressed.", "Send it without Content-Encoding."},
+	{codeBusy, http.StatusServiceUnavailable, "The server has as many large bodies in memory as it may.", "Send the request again after Retry-After, or to another server. Smaller bodies wait less."},
 	{codeCrossOrigin, http.StatusForbidden, "A browser sent the request from another site.", "Call the API from a backend, not from a page of another origin."},
 	{codeCursorInvalid, http.StatusBadRequest, "The cursor was not made by this server for this list.", "Start again without a cursor, with the same filters for all pages."},
 	{codeEmptyBody, http.StatusBadRequest, "The body is empty.", "Send a JSON object."},
@@ -83,6 +86,7 @@ var ownCodes = []CodeInfo{
 	{codeInvalidUTF8, http.StatusBadRequest, "The body is not valid UTF-8.", "Encode the text as UTF-8."},
 	{codeKeyRate, http.StatusTooManyRequests, "The key has used up its requests.", "Wait as long as Retry-After says."},
 	{codeMethod, http.StatusMethodNotAllowed, "The route does not have this method.", "Use one of the methods in the header Allow."},
+	{codeNoLinks, http.StatusNotImplemented, "The bucket of this server makes no links.", "Send files through the server: PUT /v1/uploads, GET /v1/tasks/{id}/result. Links need S3 or R2."},
 	{codeNotAcceptable, http.StatusNotAcceptable, "The answer cannot have a type that the request accepts.", "Send Accept: application/json."},
 	{codeNotEnded, http.StatusConflict, "The task has not ended yet, so it has no result.", "Wait: GET the task with ?wait=30."},
 	{codeNotFailed, http.StatusConflict, "Only a failed task can be retried.", "Copy the task to run it again: POST /v1/tasks/{id}/copy."},

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"html/template"
 	"maps"
 	"net/http"
@@ -23,6 +25,15 @@ func (s *Server) documentRoutes() {
 		w.Header().Set("Content-Type", "application/vnd.oai.openapi+json;version=3.1")
 		_, _ = w.Write(s.document())
 	})
+	s.handle(route{method: http.MethodGet, path: "/openapi-3.0.json"}, func(w http.ResponseWriter, _ *http.Request) {
+		document, err := s.downgraded()
+		if err != nil {
+			s.problem(context.Background(), "document", err).write(w)
+			return
+		}
+		w.Header().Set("Content-Type", "application/vnd.oai.openapi+json;version=3.0")
+		_, _ = w.Write(document)
+	})
 	s.handle(route{method: http.MethodGet, path: "/docs"}, s.page(docsPage, func() any { return s.operations() }))
 	s.handle(route{method: http.MethodGet, path: "/docs/errors"}, s.page(errorsPage, func() any {
 		return slices.SortedFunc(maps.Values(Codes), func(a, b CodeInfo) int { return strings.Compare(a.Code, b.Code) })
@@ -36,6 +47,16 @@ func (s *Server) makeDocument() []byte {
 		panic("the OpenAPI document cannot be encoded: " + err.Error())
 	}
 	return document
+}
+
+// makeDowngraded encodes the document in the form of OpenAPI 3.0, which more generators of
+// clients read.
+func (s *Server) makeDowngraded() ([]byte, error) {
+	document, err := s.api.OpenAPI().Downgrade()
+	if err != nil {
+		return nil, fmt.Errorf("encode the document as OpenAPI 3.0: %w", err)
+	}
+	return document, nil
 }
 
 // operation is a row of the page of all routes.
@@ -76,7 +97,7 @@ code{font:13px ui-monospace,monospace}table{border-collapse:collapse}td,th{paddi
 `
 
 var docsPage = template.Must(template.New("docs").Parse(pageHead + `<h1>neuronmill</h1>
-<p>The HTTP interface. <a href="/openapi.json">openapi.json</a> has every field; <a href="/docs/errors">errors</a> explains the codes.</p>
+<p>The HTTP interface. <a href="/openapi.json">openapi.json</a> has every field (<a href="/openapi-3.0.json">in the form of OpenAPI 3.0</a>); <a href="/docs/errors">errors</a> explains the codes.</p>
 <table><tr><th>route<th>what it does
 {{range .}}<tr><td><code>{{.Method}} {{.Path}}</code><td>{{.Summary}}{{if .Description}}<br><small>{{.Description}}</small>{{end}}
 {{end}}</table>`))

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"testing"
 
 	"github.com/neuronmill/neuronmill/internal/events"
+	"github.com/neuronmill/neuronmill/internal/fetch"
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/stretchr/testify/require"
@@ -24,6 +26,24 @@ func TestAWebhookIsCheckedAtTheDoorAndKeptInTheTask(t *testing.T) {
 	info, err := b.client("default").Get(t.Context(), accepted.ID)
 	require.NoError(t, err)
 	require.Equal(t, "https://shop.example/done", info.Webhook)
+}
+
+func TestAWebhookMayNameAnAllowedPrivateNetworkAndNoOther(t *testing.T) {
+	b := newBenchWith(t, Config{WebhookNetworks: fetch.Networks{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("169.0.0.0/8")}})
+	submit := func(webhook string) answer {
+		return b.call(http.MethodPost, "/v1/tasks", `{"kind":"text","input":{"prompt":"hi"},"webhook":"`+webhook+`"}`)
+	}
+	for _, allowed := range []string{"http://10.1.2.3:8080/done", "https://10.1.2.3/", "http://backend:8080/", "https://shop.example/", "http://[::ffff:10.1.2.3]/"} {
+		res := submit(allowed)
+		require.Equal(t, http.StatusAccepted, res.StatusCode, "%s: %s", allowed, res.body)
+	}
+	for _, refused := range []string{
+		"http://127.0.0.1/", "http://192.168.0.1/", "https://[::1]/", "http://169.254.169.254/latest", "http://user:secret@10.1.2.3/", "ftp://10.1.2.3/",
+		"http:///done", "http://10.1.2.3:65536/", "http://10.1.2.3:-1/", "10.1.2.3",
+	} {
+		p := submit(refused).problem(t, http.StatusBadRequest, tasks.CodePayloadInvalid)
+		require.Equal(t, "webhook", p.Errors[0].Field, refused)
+	}
 }
 
 func TestATaskIsFollowedByItsTenantAlone(t *testing.T) {

@@ -215,6 +215,8 @@ func (r *recorder) waitingTasks() {
 	r.record("one good and one bad", http.MethodPost, "/v1/tasks:batch", `{"tasks":[`+later+`,{"kind":"text","input":{}}]}`)
 	r.record("one good and one bad", http.MethodPost, "/v1/plan", `{"tasks":[`+later+`,{"kind":"text","input":{}}]}`)
 	r.record("a file", http.MethodPut, "/v1/uploads", string(workersaitest.SampleWAV()), "Content-Type: audio/wav")
+	r.record("a bucket without links", http.MethodPost, "/v1/uploads:presign", `{"bytes":1048576,"content_type":"audio/wav"}`)
+	r.record("no length", http.MethodPost, "/v1/uploads:presign", `{"content_type":"audio/wav"}`)
 	r.named("$token", r.record("a plan", http.MethodPost, "/v1/actions", `{"action":"cancel","filter":{"kind":"image"}}`))
 	r.named("$action", r.record("a run", http.MethodPost, "/v1/actions", `{"token":"$token"}`))
 	time.Sleep(time.Second) // in the bubble: it has ended
@@ -259,6 +261,8 @@ func (r *recorder) endedTasks() {
 	r.named("$done", r.record("one that ends in time", http.MethodPost, "/v1/tasks", `{"kind":"translation","input":{"text":"Good night","target_lang":"de"}}`, wait))
 	r.record("an ended one", http.MethodGet, "/v1/tasks/$done", "")
 	r.record("a document", http.MethodGet, "/v1/tasks/$done/result", "")
+	r.record("a bucket without links", http.MethodGet, "/v1/tasks/$done/result?link=true", "")
+	r.record("a wrong parameter", http.MethodGet, "/v1/tasks/$done/result?link=maybe", "")
 	time.Sleep(time.Second) // in the bubble: its worker has forgotten what happened to it
 	r.record("of an ended one", http.MethodGet, "/v1/tasks/$done/events", "")
 	r.record("an ended one", http.MethodDelete, "/v1/tasks/$done", "")

@@ -17,7 +17,7 @@ const (
 	headerTime   = 5 * time.Second // in which the headers of a request must arrive
 	idleTime     = 60 * time.Second
 	mostHeader   = 16 << 10
-	mostOpen     = 1024 // connections
+	mostOpen     = 4096 // connections
 	mostOpenEach = 64   // connections of one address that is not on this machine
 	stopTime     = 30 * time.Second
 )
@@ -56,7 +56,11 @@ func (s *Server) Listen(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s (--listen chooses another address): %w", address, err)
 	}
-	return &limitedListener{Listener: l, each: map[string]int{}, slots: make(chan struct{}, mostOpen)}, nil
+	limited := &limitedListener{Listener: l, each: map[string]int{}, mostEach: mostOpenEach, slots: make(chan struct{}, mostOpen)}
+	if s.cfg.BehindProxy { // all connections are those of the proxy
+		limited.mostEach = mostOpen
+	}
+	return limited, nil
 }
 
 // Run serves a listener of Listen until ctx ends, then lets requests finish, waits and
@@ -97,7 +101,8 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 // backlog of the system; those of an address that has too many are closed.
 type limitedListener struct {
 	net.Listener
-	slots chan struct{}
+	slots    chan struct{}
+	mostEach int // connections of one address that is not on this machine
 
 	mu   sync.Mutex
 	each map[string]int // open connections by address
@@ -127,7 +132,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 func (l *limitedListener) enter(address string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if address != "" && l.each[address] >= mostOpenEach {
+	if address != "" && l.each[address] >= l.mostEach {
 		return false
 	}
 	l.each[address]++

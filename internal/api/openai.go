@@ -15,7 +15,7 @@ import (
 // openaiRoutes registers the synchronous routes of OpenAI's API, see package openaiapi.
 func (s *Server) openaiRoutes() {
 	cfg := openaiapi.Config{
-		Redis: s.cfg.Redis, Store: s.cfg.Store, Log: s.log, Stopping: s.stopping,
+		Redis: s.cfg.Redis, Store: s.cfg.Store, Log: s.log, Stopping: s.stopping, WebhookNetworks: s.cfg.WebhookNetworks, Parsed: parsed,
 		Caller: func(r *http.Request) (openaiapi.Caller, error) {
 			c := callerOf(r.Context())
 			return openaiapi.Caller{Client: s.client(c.tenant), Tenant: c.tenant, Key: c.keyID}, nil
@@ -32,6 +32,9 @@ func (s *Server) openaiRoutes() {
 			r.scope, r.maxBody = keys.TasksRead, 0
 		case http.MethodDelete:
 			r.maxBody = 0
+		}
+		if openaiapi.Buffers(pattern) {
+			r.buffered = openaiapi.MaxJSON
 		}
 		if strings.HasSuffix(path, "/cancel") {
 			r.maxBody = 0

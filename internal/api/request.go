@@ -23,7 +23,7 @@ type taskRequest struct {
 	MaxWait    string            `json:"max_wait,omitempty" doc:"Refuse the task (503) if it would wait longer: 30s, 5m. Empty means never." example:"30s"`
 	MaxNeurons float64           `json:"max_neurons,omitempty" minimum:"0" doc:"Most that the task may cost over all its calls. It fails with budget_exceeded before a call that might exceed this; 0 means no bound." example:"50"`
 	Metadata   map[string]string `json:"metadata,omitempty" doc:"Up to 16 pairs of your own, copied to the result."`
-	Webhook    string            `json:"webhook,omitempty" maxLength:"2048" doc:"Gets a signed request when the task has ended (Standard Webhooks): https, a public host." example:"https://shop.example/done"`
+	Webhook    string            `json:"webhook,omitempty" maxLength:"2048" doc:"Gets a signed request when the task has ended (Standard Webhooks): https, a public host, unless the server allows private networks." example:"https://shop.example/done"`
 	Key        string            `json:"key,omitempty" maxLength:"255" doc:"Idempotency key, as the header Idempotency-Key."`
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,10 +27,11 @@ func (s *Server) resultRoute() {
 		method: http.MethodGet, path: "/v1/tasks/{id}/result", scope: keys.TasksRead,
 		doc: &huma.Operation{
 			OperationID: "getResult", Summary: "Gives the result of a task", Tags: []string{"tasks"},
-			Description: "The result document as JSON, or of an image the image. `?format=json` chooses the document, `?format=vtt` the file of that ending or name. Files take Range. 409 until the task has ended.",
+			Description: "The result document as JSON, or of an image the image. `?format=json` chooses the document, `?format=vtt` the file of that ending or name. Files take Range. `?link=true` answers with a link to it in the bucket instead, good for 15 minutes. 409 until the task has ended.",
 			Parameters: []*huma.Param{
 				{Name: "id", In: "path", Required: true, Schema: &huma.Schema{Type: "string"}},
 				{Name: "format", In: "query", Schema: &huma.Schema{Type: "string"}, Description: "json, or the ending or name of a file."},
+				{Name: "link", In: "query", Schema: &huma.Schema{Type: "boolean"}, Description: "Answer with a link to the bucket: method, url, expires_at, bytes, content_type."},
 			},
 			Responses: map[string]*huma.Response{"200": {Description: "The document or the file.", Content: map[string]*huma.MediaType{"application/json": binary, "application/octet-stream": binary}}},
 		},
@@ -54,10 +56,23 @@ func (s *Server) writeResult(w http.ResponseWriter, req *http.Request) error {
 	}
 	r := info.Result
 	format := req.URL.Query().Get("format")
+	link, err := booleanParameter(req, "link")
+	if err != nil {
+		return err
+	}
+	writeArtefact := func(a tasks.Artefact) error {
+		if link {
+			return s.writeLink(w, req, a.Key)
+		}
+		return s.writeArtefact(w, req, a, r.FinishedAt)
+	}
 	if format == "" && r.Kind == tasks.KindImage && r.Status == tasks.Completed && len(r.Artefacts) > 0 {
-		return s.writeArtefact(w, req, r.Artefacts[0], r.FinishedAt)
+		return writeArtefact(r.Artefacts[0])
 	}
 	if format == "" || format == "json" {
+		if link {
+			return s.writeLink(w, req, objects.ResultKey(callerOf(ctx).tenant, r.ID))
+		}
 		document, err := json.Marshal(r)
 		if err != nil {
 			return fmt.Errorf("encode the result: %w", err)
@@ -67,7 +82,7 @@ func (s *Server) writeResult(w http.ResponseWriter, req *http.Request) error {
 	}
 	for _, a := range r.Artefacts {
 		if name := path.Base(a.Key); name == format || strings.TrimPrefix(path.Ext(name), ".") == format {
-			return s.writeArtefact(w, req, a, r.FinishedAt)
+			return writeArtefact(a)
 		}
 	}
 	names := map[string]bool{"json": true}
@@ -75,6 +90,19 @@ func (s *Server) writeResult(w http.ResponseWriter, req *http.Request) error {
 		names[path.Base(a.Key)] = true
 	}
 	return newProblem(codeParameter, "", FieldError{Field: "format", Message: "there are " + strings.Join(slices.Sorted(maps.Keys(names)), ", ")})
+}
+
+// booleanParameter reads a parameter that is true or false; false by default.
+func booleanParameter(req *http.Request, name string) (bool, error) {
+	text := req.URL.Query().Get(name)
+	if text == "" {
+		return false, nil
+	}
+	set, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, newProblem(codeParameter, "", FieldError{Field: name, Message: "must be true or false"})
+	}
+	return set, nil
 }
 
 func (s *Server) writeArtefact(w http.ResponseWriter, req *http.Request, a tasks.Artefact, at time.Time) error {

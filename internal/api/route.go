@@ -38,6 +38,9 @@ type route struct {
 	// maxBody is the most bytes of the body; 0 means none may come, -1 means no limit, for
 	// a handler that streams it.
 	maxBody int64
+	// buffered is the most bytes of the body that a handler with no limit of its own keeps in
+	// memory; 0 means that it streams.
+	buffered int64
 	// contentTypes are the types of body that the route takes; none means any.
 	contentTypes []string
 	// fail answers with a problem in the envelope of the surface; nil means problem+json.
@@ -62,7 +65,17 @@ func (s *Server) handle(r route, handler http.HandlerFunc) {
 			r.refuse(w, req, problem)
 			return
 		}
-		handler(w, req.WithContext(ctx))
+		req = req.WithContext(ctx)
+		if r.buffered > 0 {
+			ctx, release, problem := s.memory.reserve(req, r.buffered)
+			if problem != nil {
+				r.refuse(w, req, problem)
+				return
+			}
+			defer release()
+			req = req.WithContext(ctx)
+		}
+		handler(w, req)
 	})
 }
 
@@ -93,6 +106,12 @@ func jsonRoute[I, O any](s *Server, scope keys.Scope, op huma.Operation, handler
 			problem.write(w)
 			return
 		}
+		ctx, release, problem := s.memory.reserve(req.WithContext(ctx), r.maxBody)
+		if problem != nil {
+			problem.write(w)
+			return
+		}
+		defer release()
 		ctx, cancel := context.WithTimeout(ctx, handlerTime)
 		defer cancel()
 		next(huma.WithContext(c, ctx))

@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/neuronmill/neuronmill/internal/bulk"
 	"github.com/neuronmill/neuronmill/internal/events"
+	"github.com/neuronmill/neuronmill/internal/fetch"
 	"github.com/neuronmill/neuronmill/internal/gate"
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/metrics"
@@ -32,6 +33,8 @@ type Config struct {
 	Gate  *gate.Gate            // the fleet's gates, to look at and to change
 	// AllowUnknownModel accepts models that the catalogue does not know.
 	AllowUnknownModel bool
+	// WebhookNetworks are networks that webhooks may reach beside public addresses.
+	WebhookNetworks fetch.Networks
 	// Version of the program, for the document; empty means "dev".
 	Version string
 	Log     *slog.Logger // nil means the default logger
@@ -80,6 +83,7 @@ type Server struct {
 	mux     *http.ServeMux
 	api     huma.API
 	limits  *limiters
+	memory  *memory // of JSON bodies
 	rates   *keyRates
 	bulk    *bulk.Runner
 
@@ -91,6 +95,8 @@ type Server struct {
 	secretMu  sync.Mutex
 	cursorKey []byte // signs the cursors of lists; read from the bucket when first needed
 	document  func() []byte
+
+	downgraded func() ([]byte, error) // the document as OpenAPI 3.0
 
 	hub     *events.Hub // of those who follow tasks
 	hubOnce sync.Once   // starts it with the first of them
@@ -107,7 +113,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, keys: keys.NewRing(cfg.Store), monitor: &monitor.Monitor{Redis: cfg.Redis, WorkersFor: time.Second},
-		mux: http.NewServeMux(), limits: newLimiters(), stopping: make(chan struct{}),
+		mux: http.NewServeMux(), limits: newLimiters(), memory: newMemory(bodyMemory), stopping: make(chan struct{}),
 		clients: map[string]*tasks.Client{}, outlooks: map[string]recentOutlook{},
 	}
 	if s.log == nil {
@@ -128,6 +134,7 @@ func New(cfg Config) (*Server, error) {
 	s.bulk = s.newBulk()
 	s.routes()
 	s.document = sync.OnceValue(s.makeDocument)
+	s.downgraded = sync.OnceValues(s.makeDowngraded)
 	return s, nil
 }
 
@@ -140,6 +147,7 @@ func (s *Server) routes() {
 	s.taskRoutes()
 	s.actionRoutes()
 	s.uploadRoutes()
+	s.linkRoutes()
 	s.scheduleRoutes()
 	s.fleetRoutes()
 	s.usageRoutes()
@@ -170,7 +178,7 @@ func (s *Server) client(tenant string) *tasks.Client {
 	defer s.mu.Unlock()
 	c, ok := s.clients[tenant]
 	if !ok {
-		c = tasks.NewClient(tasks.Config{Redis: s.cfg.Redis, Store: s.cfg.Store, Tenant: tenant, AllowUnknownModel: s.cfg.AllowUnknownModel, Observer: s.metrics.Accepted("http")})
+		c = tasks.NewClient(tasks.Config{Redis: s.cfg.Redis, Store: s.cfg.Store, Tenant: tenant, AllowUnknownModel: s.cfg.AllowUnknownModel, WebhookNetworks: s.cfg.WebhookNetworks, Observer: s.metrics.Accepted("http")})
 		s.clients[tenant] = c
 	}
 	return c

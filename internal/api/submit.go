@@ -49,6 +49,7 @@ func (s *Server) submitOne(ctx context.Context, r taskRequest, headerKey string,
 	if receipt.Existing {
 		out.Replayed = "true"
 	}
+	parsed(ctx)
 	if wait > 0 {
 		out.PreferenceApplied = "wait"
 		if r, err := s.await(ctx, client, receipt.ID, wait); err == nil && r != nil {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"reflect"
 	"regexp"
 	"time"
 
@@ -23,6 +24,9 @@ func (s *Server) taskRoutes() {
 		OperationID: "submitTask", Method: http.MethodPost, Path: "/v1/tasks", Summary: "Submits a task", Tags: tags, DefaultStatus: http.StatusAccepted,
 		Description:  "Answers 202 once the task is accepted, or 200 with the ended task if `Prefer: wait=N` was sent and it ends in time. The same Idempotency-Key with the same body gives the same task.",
 		MaxBodyBytes: 4 << 20,
+		Responses: map[string]*huma.Response{"200": {Description: "The task, which has ended.", Content: map[string]*huma.MediaType{
+			"application/json": {Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[taskBody](), true, "TaskBody")},
+		}}},
 	}, s.submit)
 	jsonRoute(s, keys.TasksWrite, huma.Operation{
 		OperationID: "submitTasks", Method: http.MethodPost, Path: "/v1/tasks:batch", Summary: "Submits up to 1,000 tasks", Tags: tags,

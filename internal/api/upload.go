@@ -19,9 +19,9 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/google/uuid"
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/media"
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
@@ -46,7 +46,7 @@ func (s *Server) uploadRoutes() {
 		method: http.MethodPut, path: "/v1/uploads", scope: keys.TasksWrite, maxBody: -1,
 		doc: &huma.Operation{
 			OperationID: "upload", Summary: "Uploads a file for a task", Tags: []string{"tasks"},
-			Description: "The body is the file. The answer has its key, for input.audio.key of a transcription. No Content-Length is needed.",
+			Description: "The body is the file. The answer has its key, for input.audio.key of a transcription. No Content-Length is needed. An upload that nothing names within 24 hours is deleted.",
 			RequestBody: &huma.RequestBody{Required: true, Content: binary},
 		},
 	}, s.answer("upload", s.upload))
@@ -90,7 +90,7 @@ func uploadKey(tenant, name string) string {
 	if !plainEnding.MatchString(ending) {
 		ending = ""
 	}
-	return tenant + "/files/" + uuid.Must(uuid.NewV7()).String() + ending
+	return objects.NewUploadKey(tenant, ending)
 }
 
 var plainEnding = regexp.MustCompile(`^\.[a-z0-9]{1,8}$`)
@@ -98,6 +98,9 @@ var plainEnding = regexp.MustCompile(`^\.[a-z0-9]{1,8}$`)
 // store streams a body to the bucket. An error leaves nothing behind.
 func (s *Server) store(ctx context.Context, key string, body io.Reader, contentType string) (int64, error) {
 	from := &counted{Reader: body}
+	if err := objects.MarkUpload(ctx, s.cfg.Store, key); err != nil {
+		return 0, err
+	}
 	err := s.cfg.Store.Put(ctx, key, from, contentType)
 	switch {
 	case from.err != nil:
@@ -117,7 +120,7 @@ func (s *Server) store(ctx context.Context, key string, body io.Reader, contentT
 func (s *Server) discard(ctx context.Context, key string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := s.cfg.Store.Delete(ctx, key); err != nil {
+	if err := objects.DiscardUpload(ctx, s.cfg.Store, key); err != nil {
 		s.log.Warn("an upload was left in the bucket", "key", key, "error", err)
 	}
 }

@@ -84,7 +84,7 @@ func Open(ctx context.Context, s Settings, allowUnknown bool, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	client := tasks.NewClient(tasks.Config{Redis: r.UniversalClient, Store: store, AllowUnknownModel: allowUnknown})
+	client := tasks.NewClient(tasks.Config{Redis: r.UniversalClient, Store: store, AllowUnknownModel: allowUnknown, WebhookNetworks: s.WebhookAllow})
 	stack := &Stack{Redis: r, Store: store, Bucket: bucket, Client: client}
 	if r.empty {
 		stack.stopRebuild = rebuild(ctx, client, log)
@@ -150,6 +150,6 @@ func (s *Stack) Webhooks() *webhook.Queue { return &webhook.Queue{Redis: s.Redis
 // concurrency, bulk share.
 func (s *Stack) Worker(settings Settings, ai *workersai.Client, o worker.Config, log *slog.Logger) (*worker.Worker, error) {
 	o.Redis, o.Store, o.AI, o.Limits, o.Log = s.Redis.UniversalClient, s.Store, ai, settings.Limits, log
-	o.WebhookSecret, o.PublicURL = string(settings.WebhookSecret), settings.PublicURL
+	o.WebhookSecret, o.WebhookNetworks, o.PublicURL = string(settings.WebhookSecret), settings.WebhookAllow, settings.PublicURL
 	return worker.New(o)
 }

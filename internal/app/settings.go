@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/neuronmill/neuronmill/internal/fetch"
 	"github.com/neuronmill/neuronmill/internal/limits"
 )
 
@@ -18,6 +19,8 @@ type Settings struct {
 	DataDir  string        `name:"data-dir" env:"NEURONMILL_DATA_DIR" default:"./neuronmill-data" placeholder:"DIR" help:"where the embedded defaults keep things; ./neuronmill-data by default" group:"settings"`
 	Limits   limits.Limits `name:"limits" env:"NEURONMILL_LIMITS" placeholder:"NAME=N,..." help:"requests a minute by kind or model, over the catalogue's: embedding=3000,@cf/baai/bge-m3=600; embedding:total=3000 is a ceiling over all models of a kind" group:"settings"`
 	LogLevel string        `name:"log-level" env:"NEURONMILL_LOG_LEVEL" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info (the default), warn or error" group:"settings"`
+
+	WebhookAllow fetch.Networks `name:"webhook-allow" env:"NEURONMILL_WEBHOOK_ALLOW" placeholder:"NETWORK,..." help:"private networks that webhooks may reach, by http:// too: 10.0.0.0/8,127.0.0.1; none by default" group:"settings"`
 
 	AccountID string `kong:"-"`
 	Token     Secret `kong:"-"`

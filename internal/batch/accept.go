@@ -171,6 +171,7 @@ type segmentWriter struct {
 	ctx      context.Context // of the group
 	group    *errgroup.Group
 	buffer   []byte
+	audio    []string // object keys of the recordings that lines of the buffer name
 	segments int
 	broken   bool // the file will be refused: no more segments are written
 }
@@ -185,6 +186,9 @@ func (w *segmentWriter) line(l *Line, chunk int) error {
 	r := record{Number: l.Number, Chunk: chunk, ID: l.ID, Kind: l.Kind, Model: l.Model, Input: l.Input, Extra: l.Extra, Content: l.content, First: l.first, From: l.from}
 	if r.First != nil {
 		r.Input = nil
+	}
+	if recording, ok := l.Payload.(tasks.Transcription); ok && recording.Audio.Key != "" {
+		w.audio = append(w.audio, recording.Audio.Key)
 	}
 	if p := l.Problem; p != nil {
 		r = record{Number: l.Number, Chunk: chunk, ID: l.ID, Error: &tasks.TaskError{Code: p.Code, Message: p.Error()}, Extra: l.Extra}
@@ -218,10 +222,13 @@ func (w *segmentWriter) cut() error {
 	if w.broken || len(w.buffer) == 0 {
 		return nil
 	}
-	body, key := w.buffer, w.b.segmentKey(w.id, w.upload, w.segments)
-	w.buffer = make([]byte, 0, len(body)+len(body)/8)
+	body, audio, key := w.buffer, w.audio, w.b.segmentKey(w.id, w.upload, w.segments)
+	w.buffer, w.audio = make([]byte, 0, len(body)+len(body)/8), nil
 	w.segments++
 	w.group.Go(func() error {
+		if err := objects.ClaimUploads(w.ctx, w.b.Store, audio...); err != nil {
+			return err
+		}
 		if err := w.b.Store.Put(w.ctx, key, bytes.NewReader(body), "application/jsonl"); err != nil {
 			return fmt.Errorf("put %s: %w", key, err)
 		}

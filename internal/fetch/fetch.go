@@ -257,12 +257,25 @@ var errNotPublic = fmt.Errorf("%w: it leads to an address that is not public", E
 // PublicTransport returns a transport that only connects to public addresses, checked
 // after the name was resolved, and never uses a proxy.
 func PublicTransport() *http.Transport {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
-		at, err := netip.ParseAddrPort(address)
-		if err != nil || !public(at.Addr().Unmap()) || at.Port() != 443 {
+	return transport(func(at netip.AddrPort) error {
+		if !publicHTTPS(at) {
 			return errNotPublic
 		}
 		return nil
+	})
+}
+
+func publicHTTPS(at netip.AddrPort) bool { return at.Port() == 443 && public(at.Addr()) }
+
+// transport returns a transport that asks judge about each resolved address before it
+// connects.
+func transport(judge func(netip.AddrPort) error) *http.Transport {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
+		at, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return errNotPublic
+		}
+		return judge(netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
 	}}
 	return &http.Transport{
 		DialContext: dialer.DialContext, DisableKeepAlives: true, DisableCompression: true,

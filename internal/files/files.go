@@ -6,6 +6,7 @@
 //	files/file-<id>                     the content
 //	files/index/<inverted id>.json      the description; the file exists as long as it does
 //	files/expiring/<Unix time>-<id>     makes Sweeper look at the file at that time
+//	files/<UUID>[.ext]                  an upload for a task, see objects.NewUploadKey
 package files
 
 import (
@@ -83,21 +84,14 @@ func (f Files) indexKey(id string) string {
 	return f.index() + objects.Inverted(strings.TrimPrefix(id, idPrefix)) + ".json"
 }
 
-func (f Files) expiring() string { return f.Tenant + "/files/expiring/" }
-
-func (f Files) markKey(at time.Time, id string) string {
-	return fmt.Sprintf("%s%012d-%s", f.expiring(), at.Unix(), id)
-}
-
-// uploadTime is how long an upload may take before Sweeper deletes the part that arrived.
-const uploadTime = 24 * time.Hour
+func (f Files) markKey(at time.Time, id string) string { return objects.ExpiryMark(f.Tenant, id, at) }
 
 // Create stores a file. ID, Name, Purpose, CreatedAt and ExpiresAt are the caller's; the
 // rest follows from the content. After an error there is no file, but the returned value
 // may have to be discarded. It streams: memory use
 // does not depend on the size.
 func (f Files) Create(ctx context.Context, file File, content io.Reader) (File, error) {
-	file.until = time.Now().Add(uploadTime)
+	file.until = time.Now().Add(objects.UploadTime)
 	if err := f.mark(ctx, file.until, file.ID); err != nil {
 		return file, err
 	}

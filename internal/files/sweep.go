@@ -19,7 +19,8 @@ const (
 	sweepEvery = 10 * time.Minute
 )
 
-// Sweeper deletes files that have expired, and uploads that never ended, of all tenants.
+// Sweeper deletes files that have expired, uploads that never ended, and uploads that no task
+// names, of all tenants.
 // Any number of processes may run one.
 type Sweeper struct {
 	Redis redis.UniversalClient // the caller's to close, as is Store
@@ -60,27 +61,49 @@ func (s *Sweeper) sweepInTurn(ctx context.Context) error {
 	return nil
 }
 
+// mostSwept bounds the marks of a tenant that one run follows. The next run follows more.
+const mostSwept = 1000
+
 // sweep follows the marks that are due. Their order is that of their times.
 func (f Files) sweep(ctx context.Context, now time.Time) error {
-	for info, err := range f.Store.List(ctx, f.expiring(), "") {
+	prefix, followed := objects.ExpiringPrefix(f.Tenant), 0
+	for info, err := range f.Store.List(ctx, prefix, "") {
 		if err != nil {
 			return fmt.Errorf("list the files that expire: %w", err)
 		}
-		text, id, _ := strings.Cut(strings.TrimPrefix(info.Key, f.expiring()), "-")
+		text, id, _ := strings.Cut(strings.TrimPrefix(info.Key, prefix), "-")
 		at, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || at > now.Unix() {
+		if err != nil || at > now.Unix() || followed == mostSwept {
 			return nil //nolint:nilerr // a foreign object sorts among names that are not due
 		}
-		file, err := f.read(ctx, id)
-		if errors.Is(err, ErrNotFound) || err == nil && file.expired() {
-			err = f.remove(ctx, id)
-		}
-		if err == nil {
-			err = f.Store.Delete(ctx, info.Key)
-		}
-		if err != nil {
+		followed++
+		if err := f.follow(ctx, info.Key, id); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// follow deletes the upload or the expired file of a mark, and then the mark.
+func (f Files) follow(ctx context.Context, mark, id string) error {
+	if _, upload := objects.IsUpload(id); upload {
+		// The list is older than the mark: a task may have been accepted since.
+		if _, err := f.Store.Head(ctx, mark); errors.Is(err, storage.ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("look at the mark of an upload: %w", err)
+		}
+		if err := f.Store.Delete(ctx, f.Key(id)); err != nil {
+			return fmt.Errorf("delete an upload that no task names: %w", err)
+		}
+		return f.Store.Delete(ctx, mark)
+	}
+	file, err := f.read(ctx, id)
+	if errors.Is(err, ErrNotFound) || err == nil && file.expired() {
+		err = f.remove(ctx, id)
+	}
+	if err == nil {
+		err = f.Store.Delete(ctx, mark)
+	}
+	return err
 }

@@ -120,6 +120,12 @@ func (s *Stored) Add(ctx context.Context, d Definition) (*Schedule, error) {
 	case len(names) >= MostStored:
 		return nil, ErrTooMany
 	}
+	if audio, ok := d.Payload["audio"].(map[string]any); ok {
+		key, _ := audio["key"].(string)
+		if err := objects.ClaimUploads(ctx, s.Store, key); err != nil {
+			return nil, err
+		}
+	}
 	added := document{d, time.Now().UTC()}
 	encoded, err := json.Marshal(added)
 	if err != nil {

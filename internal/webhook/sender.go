@@ -42,10 +42,15 @@ var pauses = []time.Duration{
 type Sender struct {
 	Queue   *Queue
 	Signers []Signer     // none means that deliveries wait
-	HTTP    *http.Client // nil means one that only connects to public addresses
-	Log     *slog.Logger
+	HTTP    *http.Client // nil means one that only connects to public addresses and Networks
+	// Networks are private networks that deliveries may reach; none by default.
+	Networks fetch.Networks
+	Log      *slog.Logger
 	// OnTry is told the state of a delivery after each try; it may be nil.
 	OnTry func(State)
+
+	connect   sync.Once // makes transport
+	transport http.RoundTripper
 
 	mu      sync.Mutex
 	flying  map[string]int // tries under way, by host
@@ -204,7 +209,7 @@ func (s *Sender) try(ctx context.Context, d Delivery) outcome {
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.URL, bytes.NewReader(d.Body))
 	if err == nil {
-		err = fetch.Allowed(req.URL)
+		err = s.Networks.Allowed(req.URL)
 	}
 	if err != nil {
 		return outcome{state: Failed, answer: "the URL is not allowed"}
@@ -232,7 +237,8 @@ func (s *Sender) try(ctx context.Context, d Delivery) outcome {
 
 // client returns a client that follows no redirects.
 func (s *Sender) client() *http.Client {
-	c := http.Client{Transport: publicTransport}
+	s.connect.Do(func() { s.transport = s.Networks.Transport() })
+	c := http.Client{Transport: s.transport}
 	if s.HTTP != nil {
 		c = *s.HTTP
 	}
@@ -240,8 +246,6 @@ func (s *Sender) client() *http.Client {
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &c
 }
-
-var publicTransport = fetch.PublicTransport()
 
 // retryAfter reads the header, at most a day.
 func retryAfter(h http.Header) time.Duration {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
-	"github.com/neuronmill/neuronmill/internal/fetch"
 	"github.com/neuronmill/neuronmill/internal/files"
 	"github.com/neuronmill/neuronmill/internal/openai"
 	"github.com/neuronmill/neuronmill/internal/openaibatch"
@@ -75,7 +74,7 @@ func (h *Handler) createBatch(x *exchange) error {
 	}
 	if request.Webhook != "" {
 		u, err := url.Parse(request.Webhook)
-		if err != nil || len(request.Webhook) > 2048 || fetch.Allowed(u) != nil {
+		if err != nil || len(request.Webhook) > 2048 || h.cfg.WebhookNetworks.Allowed(u) != nil {
 			return openai.Invalid("webhook", "must begin with https:// and name a public host")
 		}
 	}

@@ -12,11 +12,13 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/neuronmill/neuronmill/internal/fetch"
 	"github.com/neuronmill/neuronmill/internal/files"
 	"github.com/neuronmill/neuronmill/internal/openai"
 	"github.com/neuronmill/neuronmill/storage"
@@ -59,6 +61,11 @@ type Config struct {
 	// result; SDKs repeat them, and another server finds their task.
 	Stopping <-chan struct{}
 	Log      *slog.Logger // nil discards
+	// Parsed is told when a request's task was accepted and its body is no longer needed, before
+	// the request waits. Nil tells nobody.
+	Parsed func(context.Context)
+	// WebhookNetworks are networks that webhooks may reach beside public addresses.
+	WebhookNetworks fetch.Networks
 
 	MaxFile      int64 // bytes of an uploaded file; 0 means the default
 	MaxBatchFile int64 // bytes of the input of a batch; 0 means the default
@@ -69,8 +76,10 @@ type Config struct {
 	quiet    time.Duration // before and between comments of a stream; 0 means the default
 }
 
+// MaxJSON is the most bytes of a JSON body.
+const MaxJSON = 8 << 20
+
 const (
-	maxJSON     = 8 << 20
 	defaultWait = time.Minute
 	longestWait = time.Hour
 	// grace is how long a task outlives its client, who may only have lost the connection:
@@ -97,7 +106,10 @@ func New(cfg Config) *Handler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	setDefault(&cfg.maxJSON, maxJSON)
+	if cfg.Parsed == nil {
+		cfg.Parsed = func(context.Context) {}
+	}
+	setDefault(&cfg.maxJSON, MaxJSON)
 	setDefault(&cfg.MaxFile, maxFile)
 	setDefault(&cfg.MaxBatchFile, maxBatchFile)
 	setDefault(&cfg.grace, grace)
@@ -160,6 +172,12 @@ func synchronous() []string {
 		"POST " + openai.Embeddings, "POST " + openai.Chat, "POST " + openai.Images, "POST " + openai.Transcriptions,
 		"POST " + openai.Translations, "GET /v1/models", "GET /v1/models/{id...}",
 	}
+}
+
+// Buffers reports whether the route of a pattern keeps a JSON body of up to MaxJSON bytes in
+// memory.
+func Buffers(pattern string) bool {
+	return slices.Contains([]string{"POST " + openai.Embeddings, "POST " + openai.Chat, "POST " + openai.Images}, pattern)
 }
 
 // ServeHTTP implements http.Handler.

@@ -51,6 +51,7 @@ func (h *Handler) run(x *exchange, j *job) error {
 		}
 		return h.refusal(j, err)
 	}
+	h.cfg.Parsed(ctx)
 	x.w.Header().Set("X-Neuronmill-Task", j.id)
 	out := h.responder(x, j)
 	result, err := h.await(ctx, x, j, limit, out)

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/neuronmill/neuronmill/internal/media"
+	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/internal/openai"
 )
 
@@ -104,13 +104,19 @@ func (h *Handler) readForm(x *exchange, parts *multipart.Reader) (*job, error) {
 // storeSpeech streams a recording to the bucket.
 func (h *Handler) storeSpeech(x *exchange, j *job, part *multipart.Part, sum io.Writer) error {
 	start := bufio.NewReaderSize(part, 512)
-	magic, _ := start.Peek(512) // the first read returns its error too
+	magic, err := start.Peek(512)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return unreadable(err)
+	}
 	if _, ok := media.Audio(magic); len(magic) > 0 && !ok {
 		return openai.Invalid("file", "is not in a known format of audio")
 	}
-	j.audio = x.caller.Tenant + "/files/" + uuid.Must(uuid.NewV7()).String() + extension(part.FileName())
+	j.audio = objects.NewUploadKey(x.caller.Tenant, extension(part.FileName()))
+	if err := objects.MarkUpload(x.r.Context(), h.cfg.Store, j.audio); err != nil {
+		return err
+	}
 	from := &counted{Reader: io.TeeReader(start, sum)}
-	err := h.cfg.Store.Put(x.r.Context(), j.audio, from, contentTypeOf(part))
+	err = h.cfg.Store.Put(x.r.Context(), j.audio, from, contentTypeOf(part))
 	switch {
 	case from.err != nil:
 		return unreadable(from.err)
@@ -153,7 +159,7 @@ func (h *Handler) forget(x *exchange, j *job) {
 }
 
 func (h *Handler) deleteUpload(ctx context.Context, key string) {
-	if err := h.cfg.Store.Delete(ctx, key); err != nil {
+	if err := objects.DiscardUpload(ctx, h.cfg.Store, key); err != nil {
 		h.cfg.Log.Warn("an upload was left in the bucket", "key", key, "error", err)
 	}
 }
