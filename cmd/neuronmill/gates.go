@@ -196,6 +196,7 @@ It holds for all workers and outlives their restart, until it is set back.`
 
 // Run changes the pace.
 func (c *gateSetCmd) Run(g *globals) error {
+	c.Gate = wholeModel(c.Gate)
 	if err := checkGate(c.Gate); err != nil {
 		return err
 	}
@@ -223,6 +224,7 @@ For when what closed it has been mended: a licence accepted, a token renewed, a 
 
 // Run opens the gate.
 func (c *gateOpenCmd) Run(g *globals) error {
+	c.Gate = wholeModel(c.Gate)
 	if err := checkGate(c.Gate); err != nil {
 		return err
 	}
