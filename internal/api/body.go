@@ -83,7 +83,7 @@ func (s *Server) newBody(ctx context.Context, r taskRequest, receipt tasks.Recei
 		at := r.RunAt.UTC()
 		b.State, b.RunAt, start = "scheduled", &at, at
 		b.Waiting = monitor.Waiting{For: monitor.ForSchedule, Reason: "its start at " + at.Format(time.RFC3339), Until: at}.View(now)
-	} else if w, err := s.recentOutlook(ctx, receipt); err == nil {
+	} else if w, err := s.recentOutlook(ctx, receipt, 1); err == nil {
 		b.Waiting = w.View(now)
 	}
 	deadline := start.Add(spec.MaxAge)

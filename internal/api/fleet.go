@@ -254,7 +254,7 @@ func (s *Server) plan(ctx context.Context, in *planInput) (*planOutput, error) {
 		} else {
 			body.Unknown++
 		}
-		w, err := s.recentOutlook(ctx, tasks.Receipt{Kind: r.Kind, Lane: cmp.Or(r.Lane, tasks.Interactive), Model: item.Model})
+		w, err := s.recentOutlook(ctx, tasks.Receipt{Kind: r.Kind, Lane: cmp.Or(r.Lane, tasks.Interactive), Model: item.Model}, 0)
 		if err != nil {
 			return nil, errors.Join(err)
 		}

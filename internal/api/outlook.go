@@ -31,7 +31,7 @@ func (s *Server) wouldWait(ctx context.Context, r taskRequest, maxWait time.Dura
 
 func (s *Server) outlook(ctx context.Context, r taskRequest) (monitor.Waiting, error) {
 	spec, _ := tasks.SpecOf(r.Kind)
-	return s.monitor.Outlook(ctx, s.cfg.Gate, r.Kind, r.Lane, cmp.Or(r.Model, spec.Model()))
+	return s.monitor.Outlook(ctx, s.cfg.Gate, r.Kind, r.Lane, cmp.Or(r.Model, spec.Model()), 0)
 }
 
 // outlookFor is how long the outlook of a queue and model may be used again: the answers
@@ -43,15 +43,17 @@ type recentOutlook struct {
 	read time.Time
 }
 
-func (s *Server) recentOutlook(ctx context.Context, r tasks.Receipt) (monitor.Waiting, error) {
-	name := tasks.Queue(r.Kind, r.Lane) + " " + r.Model
+// recentOutlook is how long a new task waits. own is how many of the tasks in its queue are not
+// before it: 1 if it was just accepted.
+func (s *Server) recentOutlook(ctx context.Context, r tasks.Receipt, own int) (monitor.Waiting, error) {
+	name := fmt.Sprint(tasks.Queue(r.Kind, r.Lane), " ", r.Model, " ", own)
 	s.mu.Lock()
 	recent, ok := s.outlooks[name]
 	s.mu.Unlock()
 	if ok && time.Since(recent.read) < outlookFor {
 		return recent.Waiting, nil
 	}
-	w, err := s.monitor.Outlook(ctx, s.cfg.Gate, r.Kind, r.Lane, r.Model)
+	w, err := s.monitor.Outlook(ctx, s.cfg.Gate, r.Kind, r.Lane, r.Model, own)
 	if err != nil {
 		return w, err
 	}

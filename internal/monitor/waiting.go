@@ -220,13 +220,14 @@ func ForecastOf(ctx context.Context, g *gate.Gate, model string, ahead int) (For
 	return f, nil
 }
 
-// Outlook is how long a new task would wait.
-func (m *Monitor) Outlook(ctx context.Context, g *gate.Gate, kind tasks.Kind, lane tasks.Lane, model string) (Waiting, error) {
+// Outlook is how long a new task would wait. own is how many of the tasks in its queue are not
+// before it: 1 if it is queued already.
+func (m *Monitor) Outlook(ctx context.Context, g *gate.Gate, kind tasks.Kind, lane tasks.Lane, model string, own int) (Waiting, error) {
 	places, err := queue.PlaceOf(ctx, m.Redis, tasks.Queue(kind, lane), model, "none", 1)
 	if err != nil {
 		return Waiting{}, err
 	}
-	w := Waiting{For: ForWorker, Ahead: places.Deferred.Length + places.Pending.Length}
+	w := Waiting{For: ForWorker, Ahead: max(places.Deferred.Length+places.Pending.Length-own, 0)}
 	t := tasks.Info{State: "pending", Task: tasks.Task{Kind: kind, Lane: cmp.Or(lane, tasks.Interactive), Model: model}}
 	if err := m.missing(ctx, t, place{active: places.Active}, &w); err != nil {
 		return w, err
