@@ -82,7 +82,9 @@ func (c *Client) accept(ctx context.Context, requests []Request) []*candidate {
 				n.audio = recording.Audio.Key
 			}
 		}
-		n.task.Trace = traceOf(ctx)
+		if c.cfg.Trace != nil {
+			n.task.Trace = c.cfg.Trace(ctx)
+		}
 		all[i] = n
 	}
 	var memory string // asked before the keys and the bucket are, so that it is not newer than their answers

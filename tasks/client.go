@@ -32,6 +32,10 @@ type Config struct {
 	WebhookNetworks []netip.Prefix
 	// Observer gets an event for each task that this client accepts; nil for none.
 	Observer Observer
+	// Trace returns the span of a request as a traceparent
+	// (https://www.w3.org/TR/trace-context/), under which workers with traces put the spans of
+	// the task; empty for none. docs/traces.md shows it with OpenTelemetry. Nil means none.
+	Trace func(context.Context) string
 }
 
 // tenantName matches valid tenants. The tenant is the first segment of its object keys.

@@ -178,7 +178,7 @@ func (s *Server) client(tenant string) *tasks.Client {
 	defer s.mu.Unlock()
 	c, ok := s.clients[tenant]
 	if !ok {
-		c = tasks.NewClient(tasks.Config{Redis: s.cfg.Redis, Store: s.cfg.Store, Tenant: tenant, AllowUnknownModel: s.cfg.AllowUnknownModel, WebhookNetworks: s.cfg.WebhookNetworks, Observer: s.metrics.Accepted("http")})
+		c = tasks.NewClient(tasks.Config{Redis: s.cfg.Redis, Store: s.cfg.Store, Tenant: tenant, AllowUnknownModel: s.cfg.AllowUnknownModel, WebhookNetworks: s.cfg.WebhookNetworks, Observer: s.metrics.Accepted("http"), Trace: traces.Traceparent})
 		s.clients[tenant] = c
 	}
 	return c

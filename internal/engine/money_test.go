@@ -350,7 +350,7 @@ func (h *shardAway) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h *shardAway) refused(cmd redis.Cmder) bool {
 	args := cmd.Args()
 	id := h.id.Load()
-	return id != nil && len(args) == 9 && strings.HasPrefix(cmd.Name(), "eval") && args[3] == taskstate.LiveKey(*id)
+	return id != nil && len(args) == 11 && strings.HasPrefix(cmd.Name(), "eval") && args[3] == taskstate.LiveKey(*id)
 }
 
 var errShardAway = refusal("CLUSTERDOWN Hash slot not served")

@@ -211,6 +211,14 @@ func genAI(e tasks.Event) []attribute.KeyValue {
 	return list
 }
 
+// Traceparent returns the span of ctx as a traceparent; empty without a span. It is for
+// tasks.Config.Trace.
+func Traceparent(ctx context.Context) string {
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	return carrier["traceparent"]
+}
+
 // contextOf returns the span under which the spans of a task are. Without one of the producer it
 // is derived from the task's id, so that all workers agree on the trace.
 func contextOf(e tasks.Event) trace.SpanContext {
