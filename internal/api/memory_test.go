@@ -31,6 +31,7 @@ func TestBodiesWaitForMemoryInTurnAndNotForEver(t *testing.T) {
 		require.Nil(t, problem, "small bodies fit beside it")
 		release()
 		_, _, problem = m.reserve(request(t.Context(), -1), 20*leastBody)
+		require.NotNil(t, problem)
 		require.Equal(t, codeBusy, problem.Code, "a body of unknown length counts for the most of its route")
 		require.Equal(t, "1", problem.GetHeaders().Get("Retry-After"))
 
