@@ -418,7 +418,7 @@ func (r *run) judgeObjects(ctx context.Context, v *verdict, o *outside) error {
 				v.wrong = append(v.wrong, why)
 			}
 		case ended && (file == "result.json" || file == "task.json" || strings.HasPrefix(file, "input.")):
-		case forgotten[id] && (!ended || strings.HasPrefix(file, "input.")): // only Redis knew the task: nobody can know of its input and its checkpoints
+		case forgotten[id] && (!ended || strings.HasPrefix(file, "input.")): // only Redis knew the task, so its input and its checkpoints cannot be found
 		case o.ends[dead].Status == tasks.Failed: // its entry in the list of dead letters
 		default:
 			v.litter = append(v.litter, info.Key)

@@ -170,7 +170,7 @@ type batchCap struct {
 	MaxNeurons float64 `placeholder:"N" help:"Most that the batch may cost over all retries. It reserves the highest price of each call before it is sent, and stops before a call that might cost more. Retry with a higher N runs the rest."`
 }
 
-// batchSpend says what may pay for a batch.
+// batchSpend is the flag that bounds the cost of a batch.
 type batchSpend struct {
 	Spend tasks.Spend `placeholder:"free" enum:",free" default:"" help:"free: use what all others leave of the free 10,000 neurons of a day, wait for 00:00 UTC when they are spent, and cost nothing."`
 }
@@ -360,7 +360,7 @@ func longest(g *globals, demands []*batch.Demand) (most time.Duration) {
 	return most
 }
 
-// freeLeft returns what is left today of the free allocation.
+// freeLeft returns the rest of the free allocation today.
 func freeLeft(g *globals, stack *app.Stack) (float64, error) {
 	if stack == nil {
 		opened, err := app.Open(g.ctx, g.settings, false, g.log)

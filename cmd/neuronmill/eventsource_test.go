@@ -14,7 +14,7 @@ import (
 )
 
 // followJS follows a task with an independent EventSource, which connects again by itself.
-// It prints the type of each event, and at the end what it has read.
+// It prints the type of each event, and all that it has read at the end.
 const followJS = `
 const {EventSource} = require("eventsource");
 const source = new EventSource(process.argv[1]);

@@ -60,7 +60,7 @@ func TestBodiesWaitForMemoryInTurnAndNotForEver(t *testing.T) {
 }
 
 // TestAThousandLargeBodiesAtOnceStayWithinTheirMemory sends 8 MiB in each of a thousand
-// requests at once. Each is answered or told to come again.
+// requests at once. Each is answered or refused with Retry-After.
 func TestAThousandLargeBodiesAtOnceStayWithinTheirMemory(t *testing.T) {
 	if raceDetector {
 		t.Skip("the bodies take ten times as long under the race detector")

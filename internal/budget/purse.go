@@ -61,7 +61,7 @@ func (p *Purse) try(most float64) (freed chan struct{}, err error) {
 	return p.freed, nil
 }
 
-// Release ends the reservation of a call, after its price is part of what was spent.
+// Release ends the reservation of a call, after its price was added to the sum.
 func (p *Purse) Release(most float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

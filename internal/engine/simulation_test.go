@@ -109,7 +109,7 @@ type sim struct {
 	retired   sync.WaitGroup
 }
 
-// outcome is what a producer was told.
+// outcome is the answer to a producer.
 type outcome struct {
 	errand *errand
 	id     string
@@ -310,7 +310,7 @@ func (s *sim) happen(e event) {
 	}
 }
 
-// forgot writes down that Redis has lost what it knew of running calls.
+// forgot records that Redis has lost its memory of running calls.
 func (s *sim) forgot() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -348,7 +348,7 @@ func (s *sim) replace(i int, gone *node) {
 	})
 }
 
-// murdered sees to it that another node takes the place of one that a task has killed.
+// murdered replaces a node that a task has killed.
 func (s *sim) murdered(p *process) {
 	time.Sleep(time.Second)
 	s.mu.Lock()

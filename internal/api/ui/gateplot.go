@@ -84,7 +84,7 @@ func (g gatePast) Top() int {
 	return int(ceiling(float64(calls)))
 }
 
-// Chart draws the calls, the refusals as bars, what the gate allowed as a dashed line and its
+// Chart draws the calls, the refusals as bars, the pace of the gate as a dashed line and its
 // closures as bands.
 func (g gatePast) Chart() template.HTML {
 	var b strings.Builder

@@ -113,8 +113,8 @@ func goldenSpans() []history.Span {
 	return spans
 }
 
-// goldenTasks are the data of the page of a task: one of each kind that has ended, one that failed
-// and one that waits.
+// goldenTasks are the data of the page of a task: one ended task of each kind, a failed task
+// and a waiting one.
 func goldenTasks(t *testing.T) map[string]any {
 	t.Helper()
 	words := cut(100, evil) // as the page's load does

@@ -122,7 +122,7 @@ func (u *UI) overview(ctx context.Context, _ *http.Request, c Caller) (any, erro
 	return d, nil
 }
 
-// overviewPast is what the overview shows of a tenant's past.
+// overviewPast has the counts and results of a tenant's past for the overview.
 type overviewPast struct {
 	minutes, calls []history.Span
 	day            history.Counts
@@ -130,7 +130,7 @@ type overviewPast struct {
 }
 
 // overviewPastFor is the lifetime of the cached past that all pages of a tenant share. Workers
-// write what they count every two seconds.
+// write their counts every two seconds.
 const overviewPastFor = 3 * time.Second
 
 func (u *UI) overviewPastOf(ctx context.Context, tenant string, now time.Time) (overviewPast, error) {
