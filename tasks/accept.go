@@ -209,7 +209,7 @@ func (c *Client) withdraw(n *candidate) error {
 		}
 	}
 	if n.input != "" {
-		_ = c.cfg.Store.Delete(ctx, n.input) // an input that is left over is garbage, not a task
+		c.discardInput(n.input)
 	}
 	return nil
 }
@@ -270,13 +270,24 @@ func (c *Client) storeInput(ctx context.Context, n *candidate) error {
 	key := inputKey(n.task)
 	if err := c.cfg.Store.Put(ctx, key, bytes.NewReader(n.task.Payload), "application/json"); err != nil {
 		err = fmt.Errorf("store the input: %w", err)
-		if n.keyed {
+		switch {
+		case n.keyed: // the input may belong to another caller's task, which runs
 			err = fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+		case !errors.Is(err, storage.ErrNotWritten):
+			c.discardInput(key)
 		}
 		return err
 	}
 	n.input, n.task.InputKey, n.task.Payload = key, key, nil
 	return nil
+}
+
+// discardInput deletes the input of a task that will not run. It also works after the
+// caller's context has ended. An input that is left over is garbage, not a task.
+func (c *Client) discardInput(key string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	_ = c.cfg.Store.Delete(ctx, key)
 }
 
 func readJSON(ctx context.Context, s storage.Store, key string, into any) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/neuronmill/neuronmill/internal/redistest"
@@ -21,6 +22,29 @@ type refusing struct {
 
 func (s refusing) Put(context.Context, string, io.Reader, string) error    { return s.err }
 func (s refusing) Create(context.Context, string, io.Reader, string) error { return s.err }
+
+// answerless is a bucket that writes and loses the answer.
+type answerless struct{ *storage.Memory }
+
+var errReset = errors.New("connection reset")
+
+func (s answerless) Put(ctx context.Context, key string, body io.Reader, contentType string) error {
+	return errors.Join(s.Memory.Put(ctx, key, body, contentType), errReset)
+}
+
+func TestALargeInputWhoseAnswerIsLostLeavesNothing(t *testing.T) {
+	store := storage.NewMemory()
+	client := tasks.NewClient(tasks.Config{Redis: redistest.Memory(t), Store: answerless{store}})
+	large := tasks.Text{Prompt: strings.Repeat("word ", 8<<10)}
+	_, err := client.Enqueue(t.Context(), large)
+	require.ErrorIs(t, err, errReset)
+	require.NotErrorIs(t, err, tasks.ErrUnknownOutcome)
+	require.Empty(t, keysOf(t, store, ""))
+
+	_, err = client.Enqueue(t.Context(), large, tasks.WithIdempotencyKey("k"))
+	require.ErrorIs(t, err, tasks.ErrUnknownOutcome)
+	require.Len(t, keysOf(t, store, ""), 1, "it may be the input of another caller's task")
+}
 
 func TestABucketThatCertainlyWroteNothingIsNoUnknownOutcome(t *testing.T) {
 	certain := fmt.Errorf("put: %w: %w", storage.ErrDenied, storage.ErrNotWritten)

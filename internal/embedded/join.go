@@ -25,6 +25,7 @@ type welcome struct {
 	Protocol    int    `json:"protocol"`         // the RESP version of the server
 	Empty       bool   `json:"empty,omitempty"`  // see Session.Empty
 	Memory      bool   `json:"memory,omitempty"` // see Session.Memory
+	PID         int    `json:"pid,omitempty"`    // of the supervisor
 	Error       string `json:"error,omitempty"`
 }
 
@@ -44,6 +45,9 @@ func join(ctx context.Context, dir string, log *slog.Logger) (net.Conn, welcome,
 	for {
 		conn, w, err := knock(ctx, dir)
 		if err == nil || !errors.Is(err, errGone) {
+			if err == nil && started != nil && w.PID != started.cmd.Process.Pid {
+				_ = started.cmd.Process.Kill() // it waits for the lock, and would serve nobody after the last command has left
+			}
 			return conn, w, err
 		}
 		if started == nil {
@@ -104,6 +108,7 @@ func knock(ctx context.Context, dir string) (net.Conn, welcome, error) {
 
 // starting is a supervisor that this process has started.
 type starting struct {
+	cmd    *exec.Cmd
 	exited chan struct{}
 	err    error // of the failed start; set before exited is closed
 }
@@ -138,7 +143,7 @@ func startSupervisor(ctx context.Context, dir string) (*starting, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the supervisor: %w", err)
 	}
-	s := &starting{exited: make(chan struct{})}
+	s := &starting{cmd: cmd, exited: make(chan struct{})}
 	go func() {
 		defer close(s.exited)
 		text, _ := io.ReadAll(io.LimitReader(said, 64<<10))

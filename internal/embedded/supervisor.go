@@ -75,7 +75,7 @@ func supervise(dir string) error {
 		s.refuse()
 		return err
 	}
-	s.welcome = welcome{Socket: sockets.redis(), Description: server.description, Protocol: server.protocol, Memory: server.empty}
+	s.welcome = welcome{PID: os.Getpid(), Socket: sockets.redis(), Description: server.description, Protocol: server.protocol, Memory: server.empty}
 	s.first = s.welcome
 	s.first.Empty = server.empty && !killed
 	close(s.ready)
