@@ -340,7 +340,9 @@ func (f *httpFigures) follow(s *site, m *mill, n int, d time.Duration) error {
 	if err := s.until("the followers", time.Minute, func() (bool, error) { return open.Load() >= int64(n), s.alive() }); err != nil {
 		return err
 	}
-	if err := s.sleep(5 * time.Second); err != nil { // the long polls have come, too
+	// Each follower begins with a look at its task, of 16 commands. The long polls take 60 s, so none is renewed
+	// in the time that is measured.
+	if err := s.sleep(20 * time.Second); err != nil {
 		return err
 	}
 	row := followers{Each: n}

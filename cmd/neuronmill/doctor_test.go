@@ -12,6 +12,7 @@ import (
 )
 
 func TestTheDoctorSaysHowToMendTheAccount(t *testing.T) {
+	realtest.Long(t)
 	emulator := workersaitest.New(workersaitest.Options{})
 	api := httptest.NewServer(emulator)
 	defer api.Close()
@@ -46,6 +47,7 @@ func TestTheDoctorSaysHowToMendTheAccount(t *testing.T) {
 }
 
 func TestTheDoctorSaysHowToMendTheBucket(t *testing.T) {
+	realtest.Long(t)
 	server := realtest.S3Server(t)
 	nobody := realtest.FreeAddr(t)
 	t.Setenv("PATH", t.TempDir())
@@ -78,6 +80,7 @@ func TestTheDoctorSaysHowToMendTheBucket(t *testing.T) {
 }
 
 func TestTheDoctorDoesNotWaitForWhatWaitingCannotRepair(t *testing.T) {
+	realtest.Long(t)
 	emulator := workersaitest.New(workersaitest.Options{})
 	api := httptest.NewServer(emulator)
 	defer api.Close()

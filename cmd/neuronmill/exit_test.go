@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -19,6 +20,7 @@ func command(ctx context.Context, t *testing.T, stdin io.Reader, args ...string)
 }
 
 func TestTheExitCodeTellsWorkThatFailedFromWrongUsage(t *testing.T) {
+	realtest.Long(t)
 	t.Setenv("PATH", t.TempDir()) // without redis-server: the in-memory Redis starts fastest
 	for name, c := range map[string]struct {
 		args  string

@@ -89,3 +89,11 @@ func commandWords(words []string) int {
 	}
 	return len(words)
 }
+
+func TestHelpIsACommandToo(t *testing.T) {
+	for _, path := range []string{"", "run text"} {
+		var out, errs safeBuffer
+		require.Zero(t, run(t.Context(), append([]string{"help"}, strings.Fields(path)...), strings.NewReader(""), &out, &errs), errs.String())
+		require.Equal(t, help(t, path), out.String())
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/stretchr/testify/require"
 )
@@ -94,6 +95,7 @@ func TestTheKeyOfARowIsPrintedAndComesBackInTheResult(t *testing.T) {
 }
 
 func TestBlankAndFailedLinesShiftNothing(t *testing.T) {
+	realtest.Long(t)
 	t.Setenv("PATH", t.TempDir())
 	_, stdout, stderr := at(t, t.TempDir(), "one\n\n  \nfour\n", "run", "translation", "-", "--target-lang", "es")
 	require.Equal(t, "[es] one\n\n\n[es] four\n", stdout, stderr)

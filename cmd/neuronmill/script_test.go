@@ -54,6 +54,7 @@ func TestCommandsOnAQueueInMemory(t *testing.T) { runScripts(t, "testdata/memory
 // is empty, the programs in bin.
 func runScripts(t *testing.T, dir, bin string) {
 	t.Helper()
+	realtest.Long(t)
 	var lines strings.Builder
 	for n := range 2000 {
 		fmt.Fprintf(&lines, "line %d\n", n+1)

@@ -169,7 +169,7 @@ func pageOf(f monitor.Fleet, s monitor.Scaling, width int) page {
 		queuesText(f, width),
 		gatesText(f, width),
 		wrap(workersText(f), width, "  "),
-		wrap(fmt.Sprintf("OF USE   %d, %d run: %s", s.Workers, s.Running, s.Reason), width, "  "),
+		wrap(fmt.Sprintf("WANTED   %d, %d run: %s", s.Workers, s.Running, s.Reason), width, "  "),
 	}, "\n") + "\n"
 	return page{
 		head:    "neuronmill  " + f.At.Format(time.TimeOnly) + "  q ends",

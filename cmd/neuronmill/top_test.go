@@ -60,7 +60,7 @@ bge-m3         closed  1500      0    0     123456  1234567  89    42s
 glm-4.7-flash  open    300       12   4     0       4321     0     -
 
 WORKERS mill-1:4711 (all, 2d), mill-2:4712 (text, 5m stopping)
-OF USE 3, 2 run: 1000 tasks wait
+WANTED 3, 2 run: 1000 tasks wait
 `, p.text(false))
 	require.Contains(t, p.text(true), "\x1b[1m@cf/baai/bge-m3")
 	require.Equal(t, p.text(false), strings.NewReplacer("\x1b[1m", "", "\x1b[0m", "").Replace(p.text(true)), "colours add nothing else")

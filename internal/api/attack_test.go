@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/storage/fsstore"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/redis/go-redis/v9"
@@ -415,6 +416,7 @@ func (b *bench) exchange(t *testing.T, req *http.Request) answer {
 // short and repeats nothing, the memory stays flat, and nothing stays in Redis or in the
 // bucket.
 func TestEveryRouteStandsAttacks(t *testing.T) {
+	realtest.Long(t)
 	bucket, err := fsstore.Open(t.TempDir()) // it streams; one in memory would hold uploads
 	require.NoError(t, err)
 	b := newBenchWith(t, Config{Store: bucket}).withKeys()

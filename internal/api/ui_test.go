@@ -13,6 +13,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/index"
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/objects"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/schedule"
 	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -72,6 +73,7 @@ func (b *bench) uiPage(path string) string {
 var uiLink = regexp.MustCompile(`(?:href|src)="(/[^"]*)"`)
 
 func TestEveryLinkOfTheDashboardAnswers(t *testing.T) {
+	realtest.Long(t)
 	b := newBench(t)
 	waiting := b.submitted(goodMorning)
 	for kind, output := range uiOutputs("Good morning") {
@@ -230,6 +232,7 @@ func TestAPersonSeesCountAndPriceBeforeAllThatMatchIsCancelled(t *testing.T) {
 }
 
 func TestNoTextOfAUserBecomesMarkup(t *testing.T) {
+	realtest.Long(t)
 	b := newBench(t)
 	for i, text := range hostile {
 		for kind, output := range uiOutputs(text) {

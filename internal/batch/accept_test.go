@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/stretchr/testify/require"
 )
@@ -32,6 +33,7 @@ func (s *brokenAfter) Put(ctx context.Context, key string, body io.Reader, conte
 // TestAFailedAttemptLeavesTheBatchOfAnotherAlone: many processes accept the same batch at
 // once, with an idempotency key or from a schedule. Some fail half way, or are refused.
 func TestAFailedAttemptLeavesTheBatchOfAnotherAlone(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		const lines = 3000

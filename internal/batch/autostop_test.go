@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
@@ -15,6 +16,7 @@ import (
 // TestABatchStopsItselfWhenTooManyLinesFail: little more is paid for after the limit. A
 // retry runs the rest, with a share of its own.
 func TestABatchStopsItselfWhenTooManyLinesFail(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.work()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
 )
@@ -14,6 +15,7 @@ import (
 // TestABatchNeverCostsMoreThanItsCap: over drivers that die, and chunks that are split. It
 // stops with the reason; no line is lost, and a retry with a higher cap runs the rest.
 func TestABatchNeverCostsMoreThanItsCap(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()
@@ -69,6 +71,7 @@ func TestABatchNeverCostsMoreThanItsCap(t *testing.T) {
 // TestCallsOfUnknownPriceCountAgainstTheCapOfABatch: also for a driver that takes over, and in
 // a retry.
 func TestCallsOfUnknownPriceCountAgainstTheCapOfABatch(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()

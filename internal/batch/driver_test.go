@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -157,6 +158,7 @@ func embeddings(n int) string {
 }
 
 func TestABatchOfEmbeddingsNeedsOneCallForAHundredLines(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()
@@ -272,6 +274,7 @@ func TestInvalidLinesFailAloneWhenTheyMay(t *testing.T) {
 }
 
 func TestAnotherDriverContinuesAndPaysNothingTwice(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()
@@ -315,6 +318,7 @@ func TestOneProcessDrivesABatch(t *testing.T) {
 }
 
 func TestAWipedRedisChangesNothingButTime(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()
@@ -366,6 +370,7 @@ func TestRedisHoldsABoundedPartOfABatch(t *testing.T) {
 }
 
 func TestACancelledBatchKeepsItsPartialOutput(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()
@@ -404,6 +409,7 @@ func TestACancelledBatchKeepsItsPartialOutput(t *testing.T) {
 }
 
 func TestASmallBatchDoesNotWaitForTheEndOfALargeOne(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/budget"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/stretchr/testify/require"
 )
@@ -27,6 +28,7 @@ func pictures(n int) string {
 // 99 % of each allocation, also where others use a part of it. No call is sent while it is
 // spent. Each day has a driver and a worker of its own.
 func TestAFreeBatchSpendsTheFreeAllocationOfEachDayOnly(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		const lines = 405

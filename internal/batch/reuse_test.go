@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/stretchr/testify/require"
@@ -52,6 +53,7 @@ func (s *lastShard) Create(ctx context.Context, key string, body io.Reader, cont
 // driver dies in the middle. One with 1 % changed lines in another order costs 1 %, and a
 // third night finds the results of both.
 func TestASecondNightPaysForTheChangedLinesOnly(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()
@@ -146,6 +148,7 @@ func TestOnlyFreshResultsOfTheSameTenantAndModelAreReused(t *testing.T) {
 // TestALineWhoseStoredOutputIsGoneIsCalled: the batch that had it was deleted after the next
 // one was accepted. No line is lost, and none is paid for twice by drivers that die.
 func TestALineWhoseStoredOutputIsGoneIsCalled(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
 )
@@ -16,6 +17,7 @@ import (
 // TestTheRunAfterASampleDoesNotPayForItsLinesAgain: nor does a second sample of the file. A
 // week later it does.
 func TestTheRunAfterASampleDoesNotPayForItsLinesAgain(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		stop := r.work()
@@ -65,6 +67,7 @@ func TestTheRunAfterASampleDoesNotPayForItsLinesAgain(t *testing.T) {
 
 // TestASampleEstimatesCostAndFailures: the true price is within the stated error.
 func TestASampleEstimatesCostAndFailures(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()

@@ -37,6 +37,7 @@ const (
 	// process, or their turn.
 	batchesAtOnce = 8
 	serviceEvery  = 3 * time.Second
+	patience      = time.Minute // until the log says that a process cannot look for batches
 	// listEvery is how often one process compares the set in Redis with the bucket.
 	listEvery = 5 * time.Minute
 )
@@ -50,13 +51,18 @@ func (s *Service) Run(ctx context.Context) error {
 	var drivers sync.WaitGroup
 	defer drivers.Wait()
 	drivers.Go(func() { s.sweep(ctx) })
-	failing := false
+	var failing time.Time // since when; zero while it works
+	told := false
 	for {
-		err := s.look(ctx, &drivers)
-		if err != nil && ctx.Err() == nil && !failing {
-			s.Log.Warn("cannot look for batches", "error", err)
+		switch err := s.look(ctx, &drivers); {
+		case err == nil:
+			failing, told = time.Time{}, false
+		case failing.IsZero():
+			failing = time.Now()
+		case !told && ctx.Err() == nil && time.Since(failing) >= patience: // the worker itself says at once that Redis or the bucket is away
+			told = true
+			s.Log.Warn("cannot look for batches", "error", err, "since", failing)
 		}
-		failing = err != nil
 		select {
 		case <-ctx.Done():
 			return nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
@@ -57,6 +58,7 @@ func (r *rig) cached(id string) (n int) {
 // TestEqualLinesOfABatchAreCalledOnce: the first of them may be in the same segment or in
 // another one, and the driver dies twice.
 func TestEqualLinesOfABatchAreCalledOnce(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()
@@ -90,6 +92,7 @@ func TestEqualLinesOfABatchAreCalledOnce(t *testing.T) {
 
 // TestALineThatRepeatsAFailedOneFailsToo: and a retry calls both with one call.
 func TestALineThatRepeatsAFailedOneFailsToo(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.work()()

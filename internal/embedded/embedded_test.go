@@ -172,6 +172,7 @@ func onBoth(t *testing.T, test func(t *testing.T, memory bool)) {
 }
 
 func TestCommandsThatStartAtOnceShareOneServer(t *testing.T) {
+	realtest.Long(t)
 	onBoth(t, func(t *testing.T, memory bool) {
 		dir := t.TempDir()
 		next := 1
@@ -236,6 +237,7 @@ func TestACommandThatDiesBeforeItJoinsLeavesNoServer(t *testing.T) {
 }
 
 func TestAServerThatIsKilledIsReplaced(t *testing.T) {
+	realtest.Long(t)
 	onBoth(t, func(t *testing.T, memory bool) {
 		for victim := range 2 {
 			if memory && victim == 1 {
@@ -283,6 +285,7 @@ func TestAServerWhoseCommandsAndSupervisorWereKilledIsReplaced(t *testing.T) {
 }
 
 func TestAFolderThatAnotherProgramHasLockedIsReported(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	dir := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "redis"), 0o700))

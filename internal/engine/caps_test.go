@@ -9,6 +9,7 @@ import (
 
 	"github.com/neuronmill/neuronmill/internal/budget"
 	"github.com/neuronmill/neuronmill/internal/monitor"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
@@ -114,6 +115,7 @@ func TestBulkUsesTheFreeAllocationOfEachDayAndNothingElse(t *testing.T) {
 // Workers share a cap. Two lose Redis in the middle of their calls: what they have reserved
 // stays counted.
 func TestACapIsNeverExceededByManyWorkersOfWhichSomeAreLost(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	alone(t, func(t *testing.T, r *rig) {
 		r.cfg.Kinds = []tasks.Kind{tasks.KindTranslation, tasks.KindEmbedding}
@@ -188,6 +190,7 @@ func TestWaitingTasksGoOnWithinAMinuteAfterTheirCapIsRaised(t *testing.T) {
 
 // Texts that share a call share its reservation: a call that has no room is split.
 func TestACallThatManyShareIsSplitWhereACapHasRoomForAPart(t *testing.T) {
+	realtest.Long(t)
 	alone(t, func(t *testing.T, r *rig) {
 		r.cfg.Kinds = []tasks.Kind{tasks.KindEmbedding}
 		// Each text costs 0.606 neurons, and at most 2.44 by its length.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
@@ -61,6 +62,7 @@ func number(body []byte) int {
 }
 
 func TestWaitingTextsRideTogetherAndEachGetsItsOwn(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.paced(20)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
@@ -82,6 +83,7 @@ func overlaps(calls []workersaitest.Request, mark string, took time.Duration) []
 
 // A task in exclusive isolation is called for alone, whatever else the worker runs.
 func TestNoCallRunsBesideThatOfASuspectThatMustBeAlone(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	for name, payload := range map[string]tasks.Payload{
 		"single call": tasks.Text{Prompt: "suspect"}, "coalesced": tasks.Embedding{Texts: []string{"suspect"}},

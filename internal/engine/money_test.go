@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -124,6 +125,7 @@ func TestABucketThatRefusesWritesForHoursCostsNoSecondCall(t *testing.T) {
 }
 
 func TestABucketThatRefusesEverythingIsNotAskedInALoop(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	onSickBucket(t, tasks.KindText, func(t *testing.T, r *rig, s *sickBucket) {
 		for i := range 300 {
@@ -184,6 +186,7 @@ func (r *rig) explains(results ...*tasks.Result) {
 }
 
 func TestAnObjectThatTheBucketRefusesIsPaidForTwiceAtMost(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	onSickBucket(t, tasks.KindText, func(t *testing.T, r *rig, s *sickBucket) {
 		r.work()

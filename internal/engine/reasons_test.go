@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
@@ -70,6 +71,7 @@ func TestAPassedDeadlineNamesTheGateOrTheMissingWorker(t *testing.T) {
 // A gate closed beyond a deadline ends the task at the deadline, not before. The task
 // occupies no worker slot meanwhile.
 func TestAClosureBeyondADeadlineEndsTheTaskAtItsDeadline(t *testing.T) {
+	realtest.Long(t)
 	for name, c := range map[string]struct {
 		payload tasks.Payload
 		kind    string
@@ -125,6 +127,7 @@ func TestATaskThatWasDeferredBeyondItsDeadlineRunsWhenTheGateIsOpened(t *testing
 
 // A task that waits or repeats for longer than a minute is logged once, with the reason.
 func TestLongWaitsAreLoggedOnce(t *testing.T) {
+	realtest.Long(t)
 	alone(t, func(t *testing.T, r *rig) {
 		var log safeBuffer
 		r.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))

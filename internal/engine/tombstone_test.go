@@ -8,6 +8,7 @@ import (
 
 	"github.com/hibiken/asynq"
 	"github.com/neuronmill/neuronmill/internal/queue"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/stretchr/testify/require"
@@ -53,6 +54,7 @@ func tombstoned(t *testing.T, story func(t *testing.T, r *rig, first, last strin
 }
 
 func TestATaskThatEndsInTheMiddleOfAQueueIsNotSearchedFor(t *testing.T) {
+	realtest.Long(t)
 	tombstoned(t, func(t *testing.T, r *rig, first, last string, ended []string) {
 		require.EqualValues(t, before+22, r.redis.LLen(t.Context(), textQueue+"pending").Val())
 		require.Empty(t, r.keys("default/pending/"+ended[0]))
@@ -74,6 +76,7 @@ func TestATaskThatEndsInTheMiddleOfAQueueIsNotSearchedFor(t *testing.T) {
 }
 
 func TestEndedTasksAtTheHeadOfAQueueGo(t *testing.T) {
+	realtest.Long(t)
 	alone(t, func(t *testing.T, r *rig) {
 		r.cfg.Kinds = []tasks.Kind{tasks.KindEmbedding}
 		for i := range 1200 {
@@ -92,6 +95,7 @@ func TestEndedTasksAtTheHeadOfAQueueGo(t *testing.T) {
 // A task enqueued again after its end is in the queue once, and its producer gets the
 // result.
 func TestATaskThatIsSentAgainTakesThePlaceOfItsTombstone(t *testing.T) {
+	realtest.Long(t)
 	tombstoned(t, func(t *testing.T, r *rig, first, last string, ended []string) {
 		task := tasks.Task{
 			Version: 1, ID: ended[3], Tenant: "default", Kind: tasks.KindText, Lane: tasks.Interactive, Model: texter,

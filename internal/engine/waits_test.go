@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
@@ -211,6 +212,7 @@ func TestEveryWaitEndsWithTheDeadline(t *testing.T) {
 }
 
 func TestEveryWaitEndsWithACancellation(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	for name, point := range waitPoints {
 		t.Run(name, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -106,6 +107,7 @@ func TestAFileThatIsTooLargeIsRefusedByItsHeadOrWhileItComes(t *testing.T) {
 }
 
 func TestACompressedFileIsNeverUnpacked(t *testing.T) {
+	realtest.Long(t)
 	var bomb bytes.Buffer
 	zip := gzip.NewWriter(&bomb)
 	for range 64 {

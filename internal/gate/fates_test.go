@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/stretchr/testify/require"
 )
@@ -114,6 +115,7 @@ func TestProcessesThatComeLateCostLittle(t *testing.T) {
 }
 
 func TestAClosureReachesThoseInLineAtOnceAndTheyComeBackAtOnce(t *testing.T) {
+	realtest.Long(t)
 	for _, perMinute := range []int{300, 1200} {
 		t.Run(fmt.Sprint(perMinute), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -175,6 +177,7 @@ func TestImpatientCallersInLineLeaveAClosedGate(t *testing.T) {
 }
 
 func TestANewPaceHoldsAtOnceForAllThatWait(t *testing.T) {
+	realtest.Long(t)
 	for _, c := range []struct {
 		from, to int
 		lane     string
@@ -285,6 +288,7 @@ func TestCancelledCallersLoseNoSlots(t *testing.T) {
 }
 
 func TestANarrowGateIsNotPolledByEveryCaller(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 60_000, 64, 0.05)
 		require.NoError(t, f.redis.HSet(t.Context(), gate.Key(model), "width", 2, "width_from", 100).Err())
@@ -338,6 +342,7 @@ func TestImpatientCallersInLineLeaveANarrowGate(t *testing.T) {
 }
 
 func TestBulkYieldsANarrowGateToInteractive(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 60_000, 10, 0.05)
 		require.NoError(t, f.redis.HSet(t.Context(), gate.Key(model), "width", 1, "width_from", 100).Err())

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -84,6 +85,7 @@ func crowd(t *testing.T, n int, lane string, gates ...*gate.Gate) []time.Duratio
 }
 
 func TestAFleetKeepsToThePaceAndUsesIt(t *testing.T) {
+	realtest.Long(t)
 	for _, lane := range []string{"interactive", "bulk"} {
 		for _, workers := range []int{1, 4} {
 			t.Run(fmt.Sprint(lane, " ", workers), func(t *testing.T) {
@@ -134,6 +136,7 @@ func TestInteractiveWaitsAtMostOneSlotBehindBulk(t *testing.T) {
 }
 
 func TestBulkKeepsItsShareWhenInteractiveTakesAll(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		g := gateOn(redistest.Memory(t), 300)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -215,6 +218,7 @@ func TestARefusedProbeClosesForLongerEachTime(t *testing.T) {
 }
 
 func TestThePaceFallsOncePerFlightAndHeals(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		g := gateOn(redistest.Memory(t), 60)
 		flight := func() {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/stretchr/testify/require"
 )
@@ -19,6 +20,7 @@ func throttledFlight(t *testing.T, g *gate.Gate) {
 }
 
 func TestThePaceHealsBy5PercentAMinuteAndBy1PercentNearTheLimit(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		g := gateOn(redistest.Memory(t), 60_000)
 		throttledFlight(t, g)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/objects"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/storage/storagetest"
 	"github.com/stretchr/testify/require"
@@ -124,6 +125,7 @@ func put(t *testing.T, s storage.Store, key string) error {
 }
 
 func TestABreakerIsAStore(t *testing.T) {
+	realtest.Long(t)
 	storagetest.Run(t, func(*testing.T) storage.Store {
 		return objects.NewBreaker(storage.NewMemory(), objects.Options{})
 	})

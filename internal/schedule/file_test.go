@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/batch"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/schedule"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/worker"
@@ -28,6 +29,7 @@ func fromFile() schedule.Definition {
 // TestAFileRunsAsABatchOnceASlot: with two schedulers, of which one starts late, over two
 // slots. The second one has no file.
 func TestAFileRunsAsABatchOnceASlot(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
 		ai := workersaitest.New(workersaitest.Options{Latency: 100 * time.Millisecond})

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/neuronmill/neuronmill/internal/schedule"
 	"github.com/neuronmill/neuronmill/storage"
@@ -39,6 +40,7 @@ const (
 // wiped each day and results are deleted after a week, so nothing but the runs in the
 // bucket knows what has fired.
 func TestAYearOfSchedulesFiresEachSlotOnce(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		server, store := redistest.New(t), storage.NewMemory()
 		memory := server.Client(nil)

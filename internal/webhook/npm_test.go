@@ -54,6 +54,7 @@ client.webhooks.unwrap(body + " ", headers, secret).then(() => console.log("forg
 `
 
 func TestTheSDKOfOpenAIVerifiesTheEventOfABatch(t *testing.T) {
+	realtest.Long(t)
 	dir := realtest.NeedNPM(t, "openai@6.49.0")
 	signers, err := webhook.ParseSecrets(secret)
 	require.NoError(t, err)

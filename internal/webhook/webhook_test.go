@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/neuronmill/neuronmill/internal/webhook"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -180,6 +181,7 @@ func TestAWebhookIsSentOnceWithSignaturesThatVerify(t *testing.T) {
 }
 
 func TestAReceiverThatIsDownIsTriedForThreeDaysWithOneID(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		signers, err := webhook.ParseSecrets(secret)
 		require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/storage/fsstore"
 	"github.com/neuronmill/neuronmill/storage/storagetest"
@@ -208,6 +209,7 @@ func TestAnObjectAndOthersBelowItsNameExcludeEachOther(t *testing.T) {
 }
 
 func TestALargeFileIsNeverInMemory(t *testing.T) {
+	realtest.Long(t)
 	s, err := fsstore.Open(t.TempDir())
 	require.NoError(t, err)
 	storagetest.Flat(t, s)

@@ -29,6 +29,7 @@ func opener(endpoint string) func(t *testing.T) storage.Store {
 }
 
 func TestAnS3ServerIsAStore(t *testing.T) {
+	realtest.Long(t)
 	storagetest.Run(t, opener("http://"+realtest.S3Server(t).Addr))
 }
 
@@ -198,5 +199,6 @@ func TestURLsAreReadStrictly(t *testing.T) {
 }
 
 func TestALargeObjectIsNeverInMemory(t *testing.T) {
+	realtest.Long(t)
 	storagetest.Flat(t, opener("http://"+realtest.S3Server(t).Addr)(t))
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/batch"
 	"github.com/neuronmill/neuronmill/internal/openai"
 	"github.com/neuronmill/neuronmill/internal/openaibatch"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/webhook"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
@@ -361,6 +362,7 @@ func TestBatchesAndFilesAreListedInPages(t *testing.T) {
 }
 
 func TestFilesAreReadInPartsAndDeletedOnce(t *testing.T) {
+	realtest.Long(t)
 	onStage(t, nil, func(t *testing.T, s *stage) {
 		content := embedLine("a", "x")
 		id := s.upload(content)

@@ -1,0 +1,12 @@
+package realtest
+
+import "testing"
+
+// Long leaves out a test with -short, because it takes more than nine seconds with the race
+// detector. The race step of .ci/run uses -short; .ci/nightly runs all tests.
+func Long(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("left out with -short: it takes long with the race detector")
+	}
+}
