@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/app"
@@ -82,7 +83,8 @@ func (c *batchStatusCmd) Run(g *globals) error {
 			fmt.Fprintln(g.stdout, "waiting:", why)
 		}
 		for _, f := range failures {
-			fmt.Fprintf(g.stdout, "%d lines: %s: %s (%s)\n", f.Lines, f.Code, f.Message, f.IDs[0])
+			fmt.Fprintf(g.stdout, "%d lines: %s: %s (%s)\n", f.Lines, f.Code, f.Message, strings.Join(f.IDs, ", "))
+			fmt.Fprintln(g.stdout, "    "+f.Do)
 		}
 		return nil
 	})
@@ -173,18 +175,23 @@ type batchRetryCmd struct {
 	batchCap
 	Failed bool   `help:"Run the failed, cancelled, expired and stopped lines: what retry does."`
 	Model  string `placeholder:"ID" help:"With another model."`
+	Patch  string `placeholder:"JSON" help:"A JSON merge patch for the input of each line: {\"max_tokens\": 500}; null removes a field."`
 }
 
 // Help is shown by --help.
 func (batchRetryCmd) Help() string {
-	return examples("neuronmill batch retry b_0199... --failed", "neuronmill batch retry b_0199... --failed --model bge-m3") + `
+	return examples("neuronmill batch retry b_0199... --failed", "neuronmill batch retry b_0199... --failed --model bge-m3", `neuronmill batch retry b_0199... --failed --patch '{"max_tokens": 500}'`) + `
 The ids stay, and the output has the new lines in their places. A batch that neuronmill batch run drove is driven here, a submitted one by the workers.`
 }
 
 // Run runs the failed lines of a batch.
 func (c *batchRetryCmd) Run(g *globals) error {
 	return c.with(g, func(stack *app.Stack, b *batch.Batches) error {
-		d, err := b.RetryWithin(g.ctx, c.ID, wholeModel(c.Model), c.MaxNeurons)
+		o := batch.RetryOptions{Model: wholeModel(c.Model), MaxNeurons: c.MaxNeurons}
+		if c.Patch != "" {
+			o.Patch = []byte(c.Patch)
+		}
+		d, err := b.Retry(g.ctx, c.ID, o)
 		if err != nil {
 			return err
 		}

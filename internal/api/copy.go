@@ -3,11 +3,10 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
-	"strings"
 
+	"github.com/neuronmill/neuronmill/internal/mergepatch"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
@@ -44,7 +43,7 @@ func (s *Server) copyTask(ctx context.Context, in *copyInput) (*taskOutput, erro
 	if err != nil {
 		return nil, fmt.Errorf("encode the task %s: %w", in.ID, err)
 	}
-	patched, err := mergePatch(document, in.Body)
+	patched, err := mergepatch.Apply(document, in.Body)
 	if err != nil {
 		return nil, newProblem(codeExpectedObject, "The merge patch "+err.Error()+".")
 	}
@@ -57,43 +56,4 @@ func (s *Server) copyTask(ctx context.Context, in *copyInput) (*taskOutput, erro
 	}
 	request.Metadata["copied_from"] = in.ID
 	return s.submitOne(ctx, request, in.IdempotencyKey, 0)
-}
-
-// deepestPatch bounds the objects within objects of a patch: each level copies all that is
-// below it.
-const deepestPatch = 64
-
-// mergePatch applies a JSON merge patch (RFC 7396) and keeps all else byte by byte. Its
-// error is for the caller and repeats nothing of the patch.
-func mergePatch(document, patch []byte) ([]byte, error) {
-	return mergeBelow(document, patch, deepestPatch)
-}
-
-func mergeBelow(document, patch []byte, levels int) ([]byte, error) {
-	if levels == 0 {
-		return nil, fmt.Errorf("must not have more than %d objects within each other", deepestPatch)
-	}
-	var changes map[string]json.RawMessage
-	if err := json.Unmarshal(patch, &changes); err != nil || changes == nil {
-		return nil, errors.New("must be a JSON object")
-	}
-	var members map[string]json.RawMessage
-	if json.Unmarshal(document, &members) != nil || members == nil {
-		members = map[string]json.RawMessage{}
-	}
-	for name, change := range changes {
-		switch text := strings.TrimSpace(string(change)); {
-		case text == "null":
-			delete(members, name)
-		case strings.HasPrefix(text, "{"):
-			merged, err := mergeBelow(members[name], change, levels-1)
-			if err != nil {
-				return nil, err
-			}
-			members[name] = merged
-		default:
-			members[name] = change
-		}
-	}
-	return json.Marshal(members)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/neuronmill/neuronmill/internal/keys"
 	"github.com/neuronmill/neuronmill/internal/media"
+	"github.com/neuronmill/neuronmill/internal/mergepatch"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/tasks"
 )
@@ -297,7 +298,7 @@ func (s *Server) transcription(document []byte, audio string) (taskRequest, *Pro
 	if err != nil {
 		return taskRequest{}, newProblem(tasks.CodeInternalError, "")
 	}
-	patched, err := mergePatch(document, addition)
+	patched, err := mergepatch.Apply(document, addition)
 	if err != nil {
 		return taskRequest{}, newProblem(codeExpectedObject, "The field task "+err.Error()+".")
 	}

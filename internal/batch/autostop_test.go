@@ -58,7 +58,7 @@ func TestABatchStopsItselfWhenTooManyLinesFail(t *testing.T) {
 		require.Greater(t, stopped, lines/2)
 
 		r.ai.Heal()
-		_, err = r.batches.Retry(t.Context(), id, "")
+		_, err = r.batches.Retry(t.Context(), id, batch.RetryOptions{})
 		require.NoError(t, err)
 		end = r.drive(id)
 		require.Equal(t, []any{batch.Completed, lines, 0, ""}, []any{end.Status, end.Completed, end.Failed, end.Why})

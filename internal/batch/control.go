@@ -10,7 +10,10 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/neuronmill/neuronmill/internal/errtext"
+	"github.com/neuronmill/neuronmill/internal/mergepatch"
 	"github.com/neuronmill/neuronmill/storage"
+	"github.com/neuronmill/neuronmill/tasks"
 )
 
 var (
@@ -20,6 +23,8 @@ var (
 	ErrNotEnded = errors.New("the batch has not ended")
 	// ErrNoneFailed: the batch has no failed lines.
 	ErrNoneFailed = errors.New("no line of the batch failed")
+	// ErrPatch: the patch of a retry is not valid.
+	ErrPatch = errors.New("the patch")
 )
 
 // State is a batch and how far it is.
@@ -138,16 +143,30 @@ func (b *Batches) requestCancel(ctx context.Context, id string, round int) error
 	return nil
 }
 
-// Retry runs the failed lines of a batch that has ended once more, also those that were
-// cancelled or expired; with another model if it is not empty. Invalid lines stay failed.
-// The output keeps its order and holds the new lines in place of the failed ones.
-func (b *Batches) Retry(ctx context.Context, id, model string) (*Batch, error) {
-	return b.RetryWithin(ctx, id, model, 0)
+// RetryOptions say what is other in a retry than in the rounds before. The zero value changes
+// nothing.
+type RetryOptions struct {
+	Model      string  // instead of that of the lines
+	MaxNeurons float64 // another cap on the cost of the batch over all rounds; 0 leaves the one it has
+	// Patch is a JSON merge patch (RFC 7396) for the input of each line: {"max_tokens": 500}.
+	Patch []byte
 }
 
-// RetryWithin is Retry with another cap on the cost of the batch over all rounds; 0 leaves
-// the one it has.
-func (b *Batches) RetryWithin(ctx context.Context, id, model string, maxNeurons float64) (*Batch, error) {
+// patchLimit is the maximum length of a patch in bytes.
+const patchLimit = 64 << 10
+
+// Retry runs the failed lines of a batch that has ended once more, also those that were
+// cancelled or expired. Invalid lines stay failed. The output keeps its order and holds the
+// new lines in place of the failed ones. Errors: ErrNotEnded, ErrNoneFailed, ErrPatch.
+func (b *Batches) Retry(ctx context.Context, id string, o RetryOptions) (*Batch, error) {
+	if len(o.Patch) > patchLimit {
+		return nil, fmt.Errorf("%w has more than %d bytes", ErrPatch, patchLimit)
+	}
+	if o.Patch != nil {
+		if _, err := mergepatch.Apply([]byte("{}"), o.Patch); err != nil {
+			return nil, fmt.Errorf("%w %w, such as {\"max_tokens\": 500}", ErrPatch, err)
+		}
+	}
 	d, err := b.Get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -161,7 +180,7 @@ func (b *Batches) RetryWithin(ctx context.Context, id, model string, maxNeurons 
 	case end.Failed <= d.Invalid:
 		return nil, ErrNoneFailed
 	}
-	next := round{Number: r.Number + 1, Model: model, MaxNeurons: maxNeurons, CreatedAt: time.Now().UTC()}
+	next := round{Number: r.Number + 1, Model: o.Model, Patch: o.Patch, MaxNeurons: o.MaxNeurons, CreatedAt: time.Now().UTC()}
 	if err := b.create(ctx, b.roundKey(id, next.Number), next); err != nil {
 		return nil, err
 	}
@@ -248,12 +267,13 @@ func (b *Batches) pending(ctx context.Context) iter.Seq2[string, error] {
 	}
 }
 
-// Failures are failed lines with the same code and a message that differs in digits only.
+// Failures are failed lines with the same code and a message that says the same.
 type Failures struct {
 	Code    string   `json:"code"`
 	Message string   `json:"message"` // of the first line
 	Lines   int      `json:"lines"`
 	IDs     []string `json:"ids"` // the first few
+	Do      string   `json:"do"`  // what to do about it, in a sentence or two
 }
 
 const (
@@ -280,14 +300,14 @@ func (b *Batches) FailuresOf(ctx context.Context, id string) ([]*Failures, error
 		if err := json.Unmarshal(line, &l); err != nil {
 			return fmt.Errorf("decode a line of output: %w", err)
 		}
-		key := l.Error.Code + " " + strings.Map(withoutDigits, l.Error.Message)
+		key := l.Error.Code + " " + errtext.Normal(l.Error.Message)
 		f := groups[key]
 		switch {
 		case f != nil:
 		case len(list) == failureGroups:
 			f = list[failureGroups-1]
 		default:
-			f = &Failures{Code: l.Error.Code, Message: l.Error.Message}
+			f = &Failures{Code: l.Error.Code, Message: l.Error.Message, Do: adviceFor(l.Error.Code)}
 			groups[key] = f
 			list = append(list, f)
 		}
@@ -299,9 +319,15 @@ func (b *Batches) FailuresOf(ctx context.Context, id string) ([]*Failures, error
 	return list, err
 }
 
-func withoutDigits(r rune) rune {
-	if r >= '0' && r <= '9' {
-		return -1
+// adviceFor returns what to do about lines that failed with a code.
+func adviceFor(code string) string {
+	if _, early := endsOf[code]; early {
+		return "Run them: neuronmill batch retry ID --failed"
 	}
-	return r
+	for _, c := range tasks.Codes {
+		if c.Code == code {
+			return c.Advice
+		}
+	}
+	return "Correct the line in the file, and run it as another batch."
 }

@@ -47,14 +47,14 @@ func (d *driver) answers(r record, line []byte) (content digest) {
 	if r.Content == (digest{}) || !reusable(r.Kind, r.Input) || isFailed(line) {
 		return content
 	}
-	if d.round.Model == "" {
+	if d.round.own() {
 		return r.Content
 	}
 	payload, err := tasks.Parse(r.Kind, r.Input)
 	if err != nil {
 		return content
 	}
-	if content, err = contentOf(r.Kind, d.round.Model, payload); err != nil {
+	if content, err = contentOf(r.Kind, d.modelOf(r), payload); err != nil {
 		return digest{}
 	}
 	return content

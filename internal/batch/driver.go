@@ -447,7 +447,7 @@ func (d *driver) tasksOf(ctx context.Context, n int) (f forgettable, err error) 
 	var records []record
 	var head shardHead
 	err = d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
-		if records, err = d.segment(ctx, d.batch, n); err == nil {
+		if records, err = d.records(ctx, n); err == nil {
 			head, _, err = d.shardHead(ctx, d.batch.ID, d.round.Number, n)
 		}
 		return err

@@ -235,7 +235,7 @@ func TestOneBadTextFailsAlone(t *testing.T) {
 		require.Equal(t, []string{"row-42"}, groups[0].IDs)
 
 		r.ai.Heal()
-		_, err = r.batches.Retry(t.Context(), id, "")
+		_, err = r.batches.Retry(t.Context(), id, batch.RetryOptions{})
 		require.NoError(t, err)
 		calls := len(r.ai.Requests())
 		end = r.drive(id)
@@ -243,7 +243,7 @@ func TestOneBadTextFailsAlone(t *testing.T) {
 		require.Zero(t, end.Failed)
 		require.Len(t, r.ai.Requests(), calls+1)
 		r.eachOnce(id, 300)
-		_, err = r.batches.Retry(t.Context(), id, "")
+		_, err = r.batches.Retry(t.Context(), id, batch.RetryOptions{})
 		require.ErrorIs(t, err, batch.ErrNoneFailed)
 	})
 }
@@ -268,7 +268,7 @@ func TestInvalidLinesFailAloneWhenTheyMay(t *testing.T) {
 		require.Equal(t, "invalid_json", lines[3].Error.Code)
 		require.Equal(t, "line 5", lines[4].ID)
 		require.Equal(t, "duplicate_id", lines[4].Error.Code)
-		_, err = r.batches.Retry(t.Context(), id, "")
+		_, err = r.batches.Retry(t.Context(), id, batch.RetryOptions{})
 		require.ErrorIs(t, err, batch.ErrNoneFailed)
 	})
 }
@@ -397,7 +397,7 @@ func TestACancelledBatchKeepsItsPartialOutput(t *testing.T) {
 		require.Len(t, r.paid(), completed, "all that was paid is in the output")
 		require.ErrorIs(t, r.batches.Cancel(t.Context(), id), batch.ErrEnded)
 
-		_, err := r.batches.Retry(t.Context(), id, "")
+		_, err := r.batches.Retry(t.Context(), id, batch.RetryOptions{})
 		require.NoError(t, err)
 		s = r.ended(id)
 		require.Equal(t, 10_000, s.Completed)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -81,10 +82,15 @@ type Batch struct {
 type round struct {
 	Number int    `json:"round"`
 	Model  string `json:"model,omitempty"` // instead of that of the lines
+	// Patch is a merge patch for the input of each line; nil leaves them.
+	Patch jsontext.Value `json:"patch,omitempty"`
 	// MaxNeurons is instead of that of the batch; 0 leaves it.
 	MaxNeurons float64   `json:"max_neurons,omitempty"`
 	CreatedAt  time.Time `json:"created_at"`
 }
+
+// own reports whether the lines run as they were accepted, so that outputs of equal lines fit.
+func (r round) own() bool { return r.Model == "" && r.Patch == nil }
 
 // Counts are lines by their end, and the cost of all calls.
 type Counts struct {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/neuronmill/neuronmill/internal/mergepatch"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -111,7 +112,7 @@ func (s *openSegment) load(ctx context.Context) error {
 	}
 	var records []record
 	err := d.patiently(ctx, "the bucket", func(ctx context.Context) (err error) {
-		records, err = d.segment(ctx, d.batch, s.n)
+		records, err = d.records(ctx, s.n)
 		return err
 	})
 	if err != nil {
@@ -128,10 +129,26 @@ func (s *openSegment) load(ctx context.Context) error {
 	return nil
 }
 
-// shares reports whether a line gets the output of another one. With another model than its
-// own, a line gets no stored output.
+// records reads the lines of a segment as this round runs them.
+func (d *driver) records(ctx context.Context, n int) ([]record, error) {
+	records, err := d.segment(ctx, d.batch, n)
+	if err != nil || d.round.Patch == nil {
+		return records, err
+	}
+	for i, r := range records {
+		if r.Error == nil && r.First == nil {
+			if records[i].Input, err = mergepatch.Apply(r.Input, d.round.Patch); err != nil {
+				return nil, fmt.Errorf("patch line %d: %w", r.Number, err)
+			}
+		}
+	}
+	return records, nil
+}
+
+// shares reports whether a line gets the output of another one. With another model or input
+// than its own, a line gets no stored output.
 func (d *driver) shares(r record) bool {
-	return r.First != nil || r.From != "" && d.round.Model == ""
+	return r.First != nil || r.From != "" && d.round.own()
 }
 
 // chunksOf forms the chunks of a segment from the records that take part in the round, and

@@ -104,7 +104,7 @@ func TestALineThatRepeatsAFailedOneFailsToo(t *testing.T) {
 			require.Equal(t, i%600 == 7, l.Status == "failed", l.ID)
 		}
 		r.ai.Heal()
-		_, err := r.batches.Retry(t.Context(), id, "")
+		_, err := r.batches.Retry(t.Context(), id, batch.RetryOptions{})
 		require.NoError(t, err)
 		end = r.drive(id)
 		require.Equal(t, []int{2_400, 0, 1_800}, []int{end.Completed, end.Failed, end.Cached})

@@ -49,7 +49,7 @@ func TestABatchIsKeptAsLongAsItSays(t *testing.T) {
 
 		time.Sleep(40 * time.Hour)
 		r.aroundNow()
-		_, err := r.batches.Retry(t.Context(), short, "")
+		_, err := r.batches.Retry(t.Context(), short, batch.RetryOptions{})
 		require.NoError(t, err)
 		stop = r.work()
 		require.Equal(t, 300, r.drive(short).Completed)

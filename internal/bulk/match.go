@@ -7,24 +7,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/errtext"
 	"github.com/neuronmill/neuronmill/internal/usage"
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
-// withoutDigits is the form in which messages are compared.
-func withoutDigits(message string) string {
-	return strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return -1
-		}
-		return r
-	}, message)
-}
-
 // failed reports whether a dead letter matches.
 func (f Filter) failed(l tasks.DeadLetter, before time.Time) bool {
 	return (f.Kind == "" || f.Kind == l.Kind) && (f.Model == "" || f.Model == l.Model) && (f.Code == "" || f.Code == l.Error.Code) &&
-		strings.HasPrefix(withoutDigits(l.Error.Message), withoutDigits(f.Message)) && !l.FailedAt.Before(f.Since) && l.FailedAt.Before(before)
+		strings.HasPrefix(errtext.Normal(l.Error.Message), errtext.Normal(f.Message)) && !l.FailedAt.Before(f.Since) && l.FailedAt.Before(before)
 }
 
 // alive reports whether a task that has not ended matches. The list has checked its state,

@@ -120,7 +120,7 @@ func (u *UI) changeBatch(w http.ResponseWriter, r *http.Request, c Caller) {
 		err = u.cfg.Batches(c.Tenant).Cancel(r.Context(), id)
 	case "retry":
 		done = "batch_retried"
-		_, err = u.cfg.Batches(c.Tenant).Retry(r.Context(), id, "")
+		_, err = u.cfg.Batches(c.Tenant).Retry(r.Context(), id, batch.RetryOptions{})
 	default:
 		err = refusedError{http.StatusBadRequest, "The action is not known."}
 	}

@@ -88,7 +88,7 @@ func goldenPages() map[string]any {
 			Gates:   []gateRow{{State: gate.State{Name: "@cf/a/" + evil, Calls: 10, Refused: true, Why: evil, Closed: time.Minute}, Rate: 3, Until: &until}},
 			Results: []preview{{ID: "t_1", Kind: tasks.KindImage, Model: evil, Text: shown, File: "image.png", Width: 4, Height: 3, Neurons: 12}, {ID: "t_2", Kind: tasks.KindEmbedding, Model: "@cf/x/y", Text: "1 vector", Strip: strip([]float32{1, -1})}, {ID: "t_3", Kind: tasks.KindText, Text: shown}},
 		},
-		"batch":     batchView{State: state, Problems: []*batch.Failures{{Code: tasks.CodeNoCapacity, Message: evil, Lines: 5, IDs: []string{evil}}}},
+		"batch":     batchView{State: state, Problems: []*batch.Failures{{Code: tasks.CodeNoCapacity, Message: evil, Lines: 5, IDs: []string{evil}, Do: evil}}},
 		"schedules": schedulesData{Schedules: []scheduleView{goldenSchedule()}, Next: "report", First: true},
 		"schedule":  goldenSchedule(),
 		"usage":     goldenUsage(),

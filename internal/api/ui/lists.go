@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/errtext"
 	"github.com/neuronmill/neuronmill/internal/history"
 	"github.com/neuronmill/neuronmill/internal/monitor"
 	"github.com/neuronmill/neuronmill/internal/webhook"
@@ -83,12 +84,7 @@ func (g *errorGroup) add(l tasks.DeadLetter) {
 
 // groupOf names the group of a dead letter.
 func groupOf(l tasks.DeadLetter) string {
-	return strings.Join([]string{l.Error.Code, l.Model, strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return -1
-		}
-		return r
-	}, l.Error.Message)}, "\x00")
+	return strings.Join([]string{l.Error.Code, l.Model, errtext.Normal(l.Error.Message)}, "\x00")
 }
 
 // changeGroup drops the dead letters of a group.
