@@ -10,11 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
 )
 
 func TestAKilledBatchRunContinuesAndPaysNothingTwice(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	withAndWithoutAServer(t, func(t *testing.T, path string) {
 		ai := workersaitest.New(workersaitest.Options{KeepBodies: 1 << 30})

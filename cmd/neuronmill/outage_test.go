@@ -84,6 +84,7 @@ func (f *fleet) ended(n int) {
 // TestRedisMayBeKilledUnderLoad kills Redis while calls run. The calls continue. Neither
 // their results nor waiting tasks are lost, and no call is paid for twice.
 func TestRedisMayBeKilledUnderLoad(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	for name, mangle := range map[string]func(*realtest.Server){
 		"and keep its file":               func(*realtest.Server) {},
@@ -143,6 +144,7 @@ func TestAMasterOfAClusterMayBeKilledUnderLoad(t *testing.T) {
 // TestAClusterThatLosesItsLastMomentsCostsNoSecondCall: after the failover the queue
 // delivers a task a second time while its living owner still runs it.
 func TestAClusterThatLosesItsLastMomentsCostsNoSecondCall(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	for name, late := range map[string]bool{"to a worker that was there": false, "to a worker that starts then": true} {
 		t.Run(name, func(t *testing.T) {

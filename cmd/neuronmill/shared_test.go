@@ -86,6 +86,7 @@ func someLines(of string, n int) (lines, translated string) {
 }
 
 func TestRunsThatStartAtOnceShareTheDataFolder(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	withAndWithoutAServer(t, func(t *testing.T, path string) {
 		dir := t.TempDir()
@@ -108,6 +109,7 @@ func TestRunsThatStartAtOnceShareTheDataFolder(t *testing.T) {
 }
 
 func TestARunGoesOnWhenTheOneThatStartedTheServerIsKilled(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	withAndWithoutAServer(t, func(t *testing.T, path string) {
 		dir := t.TempDir()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/neuronmill/neuronmill/handlers"
 	"github.com/neuronmill/neuronmill/internal/media"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/taskstate"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
@@ -124,6 +125,7 @@ func TestADownloadThatTheTaskOutlivesUnusedIsRemoved(t *testing.T) {
 // Unusable audio costs no call, does not wait for the gate, and fails with a message that
 // names the problem.
 func TestAudioAtAURLThatIsNotFitCostsNothing(t *testing.T) {
+	realtest.Long(t)
 	cases := map[string]struct {
 		serve func(n int, req *http.Request) (*http.Response, error)
 		code  string

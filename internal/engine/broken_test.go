@@ -14,6 +14,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
 	"github.com/stretchr/testify/require"
@@ -241,6 +242,7 @@ func TestAnOddAnswerOfAnyKindCostsOneCall(t *testing.T) {
 }
 
 func TestAnAnswerOfAnyKindMayComeSlowlyOrNotAtAll(t *testing.T) {
+	realtest.Long(t)
 	eachForm(t, func(t *testing.T, x *troubled) {
 		spec, _ := tasks.SpecOf(x.form.payload(x.rig).Kind())
 		x.ai.Fault(workersaitest.Fault{To: 1, Hang: true})

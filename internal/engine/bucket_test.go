@@ -69,6 +69,7 @@ func (w *wire) completes(id string) {
 }
 
 func TestATroubledBucketCostsNoSecondCall(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	for name, rule := range map[string]realtest.Rule{
 		"every third request is refused": realtest.Throttle(3),

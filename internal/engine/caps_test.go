@@ -59,6 +59,7 @@ func (r *rig) aroundMidnight() {
 
 // The time of a bubble begins at midnight UTC.
 func TestBulkUsesTheFreeAllocationOfEachDayAndNothingElse(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	alone(t, func(t *testing.T, r *rig) {
 		r.ai = workersaitest.New(workersaitest.Options{KeepCalls: 10_000})

@@ -134,6 +134,7 @@ func loaded(t *testing.T, _ *realtest.Server, admin *redis.Client) {
 // The circuit breaker limits requests to a refusing Redis, logs the refusal once, and
 // closes when Redis recovers.
 func TestARedisThatRefusesIsNotAskedWithoutPause(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	for name, story := range illnesses {
 		t.Run(name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/neuronmill/neuronmill/internal/maintenance"
 	"github.com/neuronmill/neuronmill/internal/objects"
 	"github.com/neuronmill/neuronmill/internal/queue"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/storage"
 	"github.com/neuronmill/neuronmill/tasks"
 	"github.com/neuronmill/neuronmill/workersai/workersaitest"
@@ -87,6 +88,7 @@ func (s *listings) List(ctx context.Context, prefix, after string) iter.Seq2[sto
 }
 
 func TestAFleetComparesBucketAndQueueAsOftenAsOneWorker(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	for _, size := range []int{1, 4} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {

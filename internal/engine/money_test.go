@@ -95,6 +95,7 @@ func onSickBucket(t *testing.T, kind tasks.Kind, story func(t *testing.T, r *rig
 }
 
 func TestABucketThatRefusesWritesForHoursCostsNoSecondCall(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	onSickBucket(t, tasks.KindText, func(t *testing.T, r *rig, s *sickBucket) {
 		r.work()
@@ -145,6 +146,7 @@ func TestABucketThatRefusesEverythingIsNotAskedInALoop(t *testing.T) {
 }
 
 func TestAStoppingWorkerHoldsAPaidAnswerForTwoMinutes(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	onSickBucket(t, tasks.KindText, func(t *testing.T, r *rig, s *sickBucket) {
 		r.work()

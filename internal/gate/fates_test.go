@@ -42,6 +42,7 @@ func sum(each []int) (n int) {
 }
 
 func TestProcessesThatDieInLineCostAtMostASlotEach(t *testing.T) {
+	realtest.Long(t)
 	for _, lost := range []bool{false, true} {
 		for _, perMinute := range []int{300, 1200} {
 			t.Run(fmt.Sprint(perMinute, " a minute, lost host ", lost), func(t *testing.T) {
@@ -85,6 +86,7 @@ func TestNeighboursOfALostHostDoNotStopTheGate(t *testing.T) {
 }
 
 func TestProcessesThatComeLateCostLittle(t *testing.T) {
+	realtest.Long(t)
 	for _, c := range []struct {
 		perMinute int
 		seldom    time.Duration // one question in twenty is so much later than the others
@@ -255,6 +257,7 @@ func TestWithoutMessagesAFleetAsksByTheClock(t *testing.T) {
 }
 
 func TestCancelledCallersLoseNoSlots(t *testing.T) {
+	realtest.Long(t)
 	for lane, least := range map[string]float64{"bulk": 0.97, "interactive": 0.95} {
 		t.Run(lane, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/gate"
+	"github.com/neuronmill/neuronmill/internal/realtest"
 	"github.com/neuronmill/neuronmill/internal/redistest"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -223,6 +224,7 @@ func (f *fleet) most() int {
 }
 
 func TestACallCostsTheSameHoweverManyProcessesWait(t *testing.T) {
+	realtest.Long(t)
 	for _, c := range []struct {
 		perMinute, processes int
 		last                 time.Duration
@@ -280,6 +282,7 @@ func percentile(calls []call, part float64) time.Duration {
 }
 
 func TestLanesShareAGateThatManyProcessesWaitFor(t *testing.T) {
+	realtest.Long(t)
 	for _, c := range []struct {
 		perMinute   int
 		interactive float64 // of the limit, at random times
@@ -337,6 +340,7 @@ func TestLanesShareAGateThatManyProcessesWaitFor(t *testing.T) {
 }
 
 func TestPatientCallersThatBookedFarAheadDoNotLetOthersExceedTheLimit(t *testing.T) {
+	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 20, 4, 0.05)
 		defer f.until(4 * time.Minute)()

@@ -2,7 +2,7 @@ package realtest
 
 import "testing"
 
-// Long leaves out a test with -short, because it takes more than nine seconds with the race
+// Long leaves out a test with -short, because it takes some ten seconds or more with the race
 // detector. The race step of .ci/run uses -short; .ci/nightly runs all tests.
 func Long(t testing.TB) {
 	t.Helper()
