@@ -233,12 +233,16 @@ func (c *Client) Check(p Payload, opts ...Option) error {
 	return err
 }
 
-// Check reports the problems for which Enqueue would refuse a task, without enqueuing it.
+// Check reports the problems for which Enqueue would refuse a task, without enqueuing it. It
+// knows no tenant: the recording of any tenant passes. Client.Check does.
 func Check(p Payload, opts ...Option) error {
-	var o Options
-	for _, set := range opts {
-		set(&o)
+	c := Config{Store: storage.NewMemory()}
+	if t, ok := plain(p); ok {
+		if recording, ok := t.(Transcription); ok {
+			if tenant, _, _ := strings.Cut(recording.Audio.Key, "/"); tenantName.MatchString(tenant) {
+				c.Tenant = tenant
+			}
+		}
 	}
-	_, err := newClient(Config{Store: storage.NewMemory()}).prepare(p, o, time.Now())
-	return err
+	return newClient(c).Check(p, opts...)
 }

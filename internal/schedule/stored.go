@@ -104,11 +104,31 @@ func (s *Stored) key(name string) string { return storedPrefix(s.Tenant) + name 
 
 func (s *Stored) stateKey(name string) string { return storedPrefix(s.Tenant) + name + stateSuffix }
 
+// mayName checks what depends on the tenant: a task's recording must be its own.
+func (s *Stored) mayName(e Entry) error {
+	if e.File != nil || e.New != nil {
+		return nil
+	}
+	payload, err := e.payload(time.Now())
+	if err == nil {
+		err = s.Client.Check(payload, e.options()...)
+	}
+	var p problems
+	if p.payload(err); len(p) > 0 {
+		return tasks.ValidationError(p)
+	}
+	return nil
+}
+
 // Add stores a schedule. It returns a tasks.ValidationError if the definition is not
 // valid, and ErrExists if there is one of the name. Its first slot is the next one from
 // now on.
 func (s *Stored) Add(ctx context.Context, d Definition) (*Schedule, error) {
-	if _, err := d.Check(); err != nil {
+	e, err := d.Check()
+	if err == nil {
+		err = s.mayName(e)
+	}
+	if err != nil {
 		return nil, err
 	}
 	names, err := s.names(ctx)

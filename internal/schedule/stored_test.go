@@ -391,3 +391,23 @@ func TestARunByHandNeedsNoScheduler(t *testing.T) {
 		require.ErrorIs(t, err, schedule.ErrExists)
 	})
 }
+
+func TestAScheduleNamesRecordingsOfItsTenantOnly(t *testing.T) {
+	memory, store := redistest.Memory(t), storage.NewMemory()
+	acme := schedule.NewStored(schedule.StoredConfig{
+		Client: tasks.NewClient(tasks.Config{Redis: memory, Store: store, Tenant: "acme"}), Store: store, Redis: memory, Tenant: "acme", Log: slog.New(slog.DiscardHandler),
+	})
+	for key, field := range map[string]string{"acme/files/a.wav": "", "default/files/a.wav": "payload.audio.key", "a.wav": "payload.audio.key", "../acme/a.wav": "payload.audio.key"} {
+		d := hourly("calls")
+		d.Kind, d.Payload = tasks.KindTranscription, map[string]any{"audio": map[string]any{"key": key}}
+		_, err := acme.Add(t.Context(), d)
+		if field == "" {
+			require.NoError(t, err, key)
+			require.NoError(t, acme.Remove(t.Context(), "calls"))
+			continue
+		}
+		var invalid tasks.ValidationError
+		require.ErrorAs(t, err, &invalid, key)
+		require.Equal(t, field, invalid[0].Field, key)
+	}
+}
