@@ -15,7 +15,7 @@ import (
 func (s *Server) actionRoutes() {
 	tags := []string{"tasks"}
 	jsonRoute(s, keys.TasksWrite, huma.Operation{
-		OperationID: "act", Method: http.MethodPost, Path: "/v1/actions", Summary: "Retries or cancels all tasks that match", Tags: tags, MaxBodyBytes: 64 << 10,
+		OperationID: "act", Method: http.MethodPost, Path: "/v1/actions", Summary: "Retries, cancels or drops all tasks that match", Tags: tags, MaxBodyBytes: 64 << 10,
 		Description: "First send an action with a filter: nothing changes, and the answer has `plan` with the number of tasks, their price and a token that is good for ten minutes. " +
 			"Then send the token alone: 202 with `run`. Tasks that come after the plan are not changed. The same token always gives the same run, so it may be sent again. " +
 			"A run changes at most 100,000 tasks. Its beginning and its end are in the log of actions.",
@@ -46,7 +46,7 @@ func (s *Server) newBulk() *bulk.Runner {
 
 type actInput struct {
 	Body struct {
-		Action bulk.Action `json:"action,omitempty" enum:"retry,cancel" doc:"retry runs failed tasks again, as new ones; cancel ends tasks that have not ended."`
+		Action bulk.Action `json:"action,omitempty" enum:"retry,cancel,drop" doc:"retry runs failed tasks again, as new ones; cancel ends tasks that have not ended; drop forgets failed tasks, which cannot run again then; their results stay."`
 		Filter bulk.Filter `json:"filter,omitzero" doc:"Which tasks; {} is all of them."`
 		Token  string      `json:"token,omitempty" maxLength:"65536" doc:"Of a plan; runs it. Send no other field."`
 	}

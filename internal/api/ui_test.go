@@ -219,7 +219,7 @@ func TestAPersonSeesCountAndPriceBeforeAllThatMatchIsCancelled(t *testing.T) {
 	again := b.call(http.MethodPost, "/ui/actions", url.Values{"token": {token}}.Encode(), uiForm)
 	require.Equal(t, to, again.Header.Get("Location"))
 
-	for path, status := range map[string]int{"/ui/actions/a_none": 404, "/ui/actions/%3Cscript%3E": 404, "/ui/actions/new": 400, "/ui/actions/new?do=drop": 400, "/ui/actions/new?do=retry&state=pending": 400, "/ui/actions/new?do=cancel&since=x": 400, "/ui/actions/new?do=cancel&kind=%3Cscript%3E": 400} {
+	for path, status := range map[string]int{"/ui/actions/a_none": 404, "/ui/actions/%3Cscript%3E": 404, "/ui/actions/new": 400, "/ui/actions/new?do=burn": 400, "/ui/actions/new?do=drop&state=pending": 400, "/ui/actions/new?do=retry&state=pending": 400, "/ui/actions/new?do=cancel&since=x": 400, "/ui/actions/new?do=cancel&kind=%3Cscript%3E": 400} {
 		require.Equal(t, status, b.call(http.MethodGet, path, "").StatusCode, path)
 	}
 	require.Equal(t, http.StatusBadRequest, b.call(http.MethodPost, "/ui/actions", "token=x", uiForm).StatusCode)

@@ -1,4 +1,4 @@
-// Package bulk retries or cancels all tasks that match a filter. Prepare counts them and freezes
+// Package bulk retries, cancels or forgets all tasks that match a filter. Prepare counts them and freezes
 // the filter in a signed token, which has a limit in time and belongs to a tenant. Start runs
 // the action of a token once, however often and on however many servers it is called.
 //
@@ -34,11 +34,12 @@ type Action string
 const (
 	Retry  Action = "retry"  // failed tasks run again, as new tasks
 	Cancel Action = "cancel" // tasks that have not ended are cancelled
+	Drop   Action = "drop"   // failed tasks leave the dead letters, with what it takes to run them again; their results stay
 )
 
 // Filter selects tasks. Empty fields select all.
 type Filter struct {
-	State    string            `json:"state,omitempty" enum:"pending,scheduled,active,retry,failed" doc:"failed, for retry; the state of a task that has not ended, for cancel."`
+	State    string            `json:"state,omitempty" enum:"pending,scheduled,active,retry,failed" doc:"failed, for retry and drop; the state of a task that has not ended, for cancel."`
 	Kind     tasks.Kind        `json:"kind,omitempty"`
 	Lane     tasks.Lane        `json:"lane,omitempty" enum:"interactive,bulk" doc:"For cancel only."`
 	Model    string            `json:"model,omitempty" maxLength:"200"`
@@ -62,14 +63,14 @@ func (f Filter) check(a Action) error {
 	}
 	live := []string{"", "pending", "scheduled", "active", "retry"}
 	switch {
-	case a != Retry && a != Cancel:
-		add("action", "must be retry or cancel")
-	case a == Retry && f.State != "" && f.State != string(tasks.Failed):
-		add("filter.state", "must be failed or absent: only failed tasks run again")
+	case a != Retry && a != Cancel && a != Drop:
+		add("action", "must be retry, cancel or drop")
+	case a != Cancel && f.State != "" && f.State != string(tasks.Failed):
+		add("filter.state", "must be failed or absent: only failed tasks run again or are dropped")
 	case a == Cancel && !slices.Contains(live, f.State):
 		add("filter.state", "must be pending, scheduled, active, retry or absent: only tasks that have not ended can be cancelled")
 	}
-	if a == Retry && (f.Lane != "" || len(f.Metadata) > 0) {
+	if a != Cancel && (f.Lane != "" || len(f.Metadata) > 0) {
 		add("filter", "lane and metadata do not select failed tasks")
 	}
 	if a == Cancel && (f.Code != "" || f.Message != "") {
@@ -126,7 +127,7 @@ type Plan struct {
 	Before    time.Time `json:"before" doc:"Tasks that come later are not changed."`
 	Count     int       `json:"count" doc:"Tasks that match now."`
 	More      bool      `json:"more" doc:"There may be more than count."`
-	Neurons   *float64  `json:"neurons" doc:"About what running them costs, from a sample; null when it cannot be known before."`
+	Neurons   *float64  `json:"neurons" doc:"About what running them costs, from a sample; null when it cannot be known before, 0 for drop."`
 	Dollars   *float64  `json:"dollars"`
 	Token     string    `json:"token" doc:"Send it to run the action."`
 	ExpiresAt time.Time `json:"expires_at"`
@@ -161,7 +162,7 @@ type State struct {
 	Status    Status    `json:"status" enum:"running,interrupted,ended"`
 	Count     int       `json:"count" doc:"Tasks that matched when the filter was frozen."`
 	More      bool      `json:"more" doc:"There may have been more than count."`
-	Changed   int       `json:"changed" doc:"Tasks that run again or were cancelled."`
+	Changed   int       `json:"changed" doc:"Tasks that run again, were cancelled or dropped."`
 	Unchanged int       `json:"unchanged" doc:"Tasks that could not be changed: ended or retried meanwhile, or their input is not kept."`
 	Key       string    `json:"key,omitempty" doc:"Id of the API key that started it."`
 	StartedAt time.Time `json:"started_at"`

@@ -176,6 +176,35 @@ func TestFailedTasksRunAgainOnceAndLaterOnesStay(t *testing.T) {
 	})
 }
 
+func TestFailedTasksAreForgottenAndLaterOnesAndResultsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.fail(250, "no_capacity", "call %d: no capacity")
+		f.fail(3, "prompt_refused", "refused %d")
+		time.Sleep(time.Second)
+		plan := f.prepare(bulk.Drop, bulk.Filter{Code: "no_capacity"})
+		require.Equal(t, 250, plan.Count)
+		require.Zero(t, *plan.Neurons)
+		time.Sleep(time.Second)
+		f.fail(1, "no_capacity", "call %d: no capacity") // one of them again
+
+		begun, err := f.Start(t.Context(), "default", "key1", plan.Token)
+		require.NoError(t, err)
+		require.Equal(t, 249, f.ended(f.Runner, begun.ID).Changed)
+		time.Sleep(time.Second)
+		require.Equal(t, 4, f.prepare(bulk.Drop, bulk.Filter{}).Count)
+		require.Zero(t, f.waiting())
+		results := 0
+		for info, err := range f.store.List(t.Context(), "default/tasks/", "") {
+			require.NoError(t, err)
+			if strings.HasSuffix(info.Key, "/result.json") {
+				results++
+			}
+		}
+		require.Equal(t, 253, results)
+	})
+}
+
 func TestTasksThatWaitAreCancelledAndLaterOnesStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
@@ -267,6 +296,8 @@ func TestAFilterMustFitItsAction(t *testing.T) {
 	}{
 		"no action":             {"", bulk.Filter{}, "action"},
 		"retry of live tasks":   {bulk.Retry, bulk.Filter{State: "pending"}, "filter.state"},
+		"drop of live tasks":    {bulk.Drop, bulk.Filter{State: "active"}, "filter.state"},
+		"drop by lane":          {bulk.Drop, bulk.Filter{Lane: tasks.Bulk}, "filter"},
 		"cancel of failed ones": {bulk.Cancel, bulk.Filter{State: "failed"}, "filter.state"},
 		"retry by lane":         {bulk.Retry, bulk.Filter{Lane: tasks.Bulk}, "filter"},
 		"cancel by code":        {bulk.Cancel, bulk.Filter{Code: "x"}, "filter"},

@@ -62,7 +62,7 @@ func (r *Runner) Prepare(ctx context.Context, tenant string, a Action, f Filter)
 	if err := count(ctx, tenant, &p, &s); err != nil {
 		return p, err
 	}
-	if s.priced > 0 || p.Count == 0 {
+	if s.priced > 0 || p.Count == 0 || a == Drop {
 		neurons := s.neurons / float64(max(s.priced, 1)) * float64(p.Count)
 		dollars := neurons * usage.DollarsPerNeuron
 		p.Neurons, p.Dollars = &neurons, &dollars
@@ -86,8 +86,7 @@ func (r *Runner) countFailed(ctx context.Context, tenant string, p *Plan, s *sam
 		if !p.Filter.failed(letter, p.Before) {
 			continue
 		}
-		p.Count++
-		if s.seen < mostPriced {
+		if p.Count++; p.Action == Retry && s.seen < mostPriced {
 			task, err := tasks.FailedTask(ctx, r.Store, tenant, letter.ID)
 			r.price(ctx, s, task, err)
 		}

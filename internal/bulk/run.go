@@ -219,10 +219,10 @@ func (r *Runner) page(ctx context.Context, tenant string, s *saved, skip bool) e
 	ctx, cancel := context.WithTimeout(ctx, pageTime)
 	defer cancel()
 	var err error
-	if s.Action == Retry {
-		err = r.retryPage(ctx, tenant, s, skip)
-	} else {
+	if s.Action == Cancel {
 		err = r.cancelPage(ctx, tenant, s, skip)
+	} else {
+		err = r.failedPage(ctx, tenant, s, skip)
 	}
 	if err == nil && s.Changed >= MostChanged {
 		s.end()
@@ -232,7 +232,8 @@ func (r *Runner) page(ctx context.Context, tenant string, s *saved, skip bool) e
 
 func (s *saved) end() { s.Status, s.EndedAt = Ended, time.Now().UTC() }
 
-func (r *Runner) retryPage(ctx context.Context, tenant string, s *saved, skip bool) error {
+// failedPage retries or drops the failed tasks of a page of the dead letters.
+func (r *Runner) failedPage(ctx context.Context, tenant string, s *saved, skip bool) error {
 	client := r.Client(tenant)
 	var ids []string
 	last, seen := s.After, 0
@@ -246,6 +247,10 @@ func (r *Runner) retryPage(ctx context.Context, tenant string, s *saved, skip bo
 		}
 	}
 	err := s.each(ctx, ids, skip, func(ctx context.Context, id string) (bool, error) {
+		if s.Action == Drop {
+			err := client.Drop(ctx, id)
+			return err == nil, err
+		}
 		receipt, err := client.Retry(ctx, id)
 		return err == nil && !receipt.Existing, err
 	})

@@ -21,6 +21,7 @@ import (
 // Defines values for ActInputBodyAction.
 const (
 	ActInputBodyActionCancel ActInputBodyAction = "cancel"
+	ActInputBodyActionDrop   ActInputBodyAction = "drop"
 	ActInputBodyActionRetry  ActInputBodyAction = "retry"
 )
 
@@ -28,6 +29,8 @@ const (
 func (e ActInputBodyAction) Valid() bool {
 	switch e {
 	case ActInputBodyActionCancel:
+		return true
+	case ActInputBodyActionDrop:
 		return true
 	case ActInputBodyActionRetry:
 		return true
@@ -647,7 +650,7 @@ func (e UsageParamsBy) Valid() bool {
 
 // ActInputBody defines model for ActInputBody.
 type ActInputBody struct {
-	// Action retry runs failed tasks again, as new ones; cancel ends tasks that have not ended.
+	// Action retry runs failed tasks again, as new ones; cancel ends tasks that have not ended; drop forgets failed tasks, which cannot run again then; their results stay.
 	Action *ActInputBodyAction `json:"action,omitempty"`
 	Filter *Filter             `json:"filter,omitempty"`
 
@@ -655,7 +658,7 @@ type ActInputBody struct {
 	Token *string `json:"token,omitempty"`
 }
 
-// ActInputBodyAction retry runs failed tasks again, as new ones; cancel ends tasks that have not ended.
+// ActInputBodyAction retry runs failed tasks again, as new ones; cancel ends tasks that have not ended; drop forgets failed tasks, which cannot run again then; their results stay.
 type ActInputBodyAction string
 
 // ActOutputBody defines model for ActOutputBody.
@@ -866,14 +869,14 @@ type Filter struct {
 	// Since Accepted at this time or later; failed tasks: failed then.
 	Since *time.Time `json:"since,omitempty"`
 
-	// State failed, for retry; the state of a task that has not ended, for cancel.
+	// State failed, for retry and drop; the state of a task that has not ended, for cancel.
 	State *FilterState `json:"state,omitempty"`
 }
 
 // FilterLane For cancel only.
 type FilterLane string
 
-// FilterState failed, for retry; the state of a task that has not ended, for cancel.
+// FilterState failed, for retry and drop; the state of a task that has not ended, for cancel.
 type FilterState string
 
 // Forecast defines model for Forecast.
@@ -996,7 +999,7 @@ type Plan struct {
 	// More There may be more than count.
 	More bool `json:"more"`
 
-	// Neurons About what running them costs, from a sample; null when it cannot be known before.
+	// Neurons About what running them costs, from a sample; null when it cannot be known before, 0 for drop.
 	Neurons *float64 `json:"neurons"`
 
 	// Token Send it to run the action.
@@ -1241,7 +1244,7 @@ type State struct {
 	Action string    `json:"action"`
 	Before time.Time `json:"before"`
 
-	// Changed Tasks that run again or were cancelled.
+	// Changed Tasks that run again, were cancelled or dropped.
 	Changed int64 `json:"changed"`
 
 	// Count Tasks that matched when the filter was frozen.
@@ -1678,7 +1681,7 @@ type ClientInterface interface {
 	// Corresponds with GET /readyz (the `Ready` operationId).
 	Ready(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ActWithBody Retries or cancels all tasks that match
+	// ActWithBody Retries, cancels or drops all tasks that match
 	//
 	// First send an action with a filter: nothing changes, and the answer has `plan` with the number of tasks, their price and a token that is good for ten minutes. Then send the token alone: 202 with `run`. Tasks that come after the plan are not changed. The same token always gives the same run, so it may be sent again. A run changes at most 100,000 tasks. Its beginning and its end are in the log of actions.
 	//
@@ -1689,7 +1692,7 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/actions (the `Act` operationId).
 	ActWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// Act Retries or cancels all tasks that match
+	// Act Retries, cancels or drops all tasks that match
 	//
 	// First send an action with a filter: nothing changes, and the answer has `plan` with the number of tasks, their price and a token that is good for ten minutes. Then send the token alone: 202 with `run`. Tasks that come after the plan are not changed. The same token always gives the same run, so it may be sent again. A run changes at most 100,000 tasks. Its beginning and its end are in the log of actions.
 	//
@@ -2107,7 +2110,7 @@ func (c *Client) Ready(ctx context.Context, reqEditors ...RequestEditorFn) (*htt
 	return c.Client.Do(req)
 }
 
-// ActWithBody Retries or cancels all tasks that match
+// ActWithBody Retries, cancels or drops all tasks that match
 //
 // First send an action with a filter: nothing changes, and the answer has `plan` with the number of tasks, their price and a token that is good for ten minutes. Then send the token alone: 202 with `run`. Tasks that come after the plan are not changed. The same token always gives the same run, so it may be sent again. A run changes at most 100,000 tasks. Its beginning and its end are in the log of actions.
 //
@@ -2128,7 +2131,7 @@ func (c *Client) ActWithBody(ctx context.Context, contentType string, body io.Re
 	return c.Client.Do(req)
 }
 
-// Act Retries or cancels all tasks that match
+// Act Retries, cancels or drops all tasks that match
 //
 // First send an action with a filter: nothing changes, and the answer has `plan` with the number of tasks, their price and a token that is good for ten minutes. Then send the token alone: 202 with `run`. Tasks that come after the plan are not changed. The same token always gives the same run, so it may be sent again. A run changes at most 100,000 tasks. Its beginning and its end are in the log of actions.
 //
@@ -4477,7 +4480,7 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /readyz (the `Ready` operationId).
 	ReadyWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ReadyResponse, error)
 
-	// ActWithBodyWithResponse Retries or cancels all tasks that match
+	// ActWithBodyWithResponse Retries, cancels or drops all tasks that match
 	//
 	// First send an action with a filter: nothing changes, and the answer has `plan` with the number of tasks, their price and a token that is good for ten minutes. Then send the token alone: 202 with `run`. Tasks that come after the plan are not changed. The same token always gives the same run, so it may be sent again. A run changes at most 100,000 tasks. Its beginning and its end are in the log of actions.
 	//
@@ -4488,7 +4491,7 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/actions (the `Act` operationId).
 	ActWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ActResponse, error)
 
-	// ActWithResponse Retries or cancels all tasks that match
+	// ActWithResponse Retries, cancels or drops all tasks that match
 	//
 	// First send an action with a filter: nothing changes, and the answer has `plan` with the number of tasks, their price and a token that is good for ten minutes. Then send the token alone: 202 with `run`. Tasks that come after the plan are not changed. The same token always gives the same run, so it may be sent again. A run changes at most 100,000 tasks. Its beginning and its end are in the log of actions.
 	//
@@ -6596,7 +6599,7 @@ func (c *ClientWithResponses) ReadyWithResponse(ctx context.Context, reqEditors 
 	return ParseReadyResponse(rsp)
 }
 
-// ActWithBodyWithResponse Retries or cancels all tasks that match
+// ActWithBodyWithResponse Retries, cancels or drops all tasks that match
 //
 // First send an action with a filter: nothing changes, and the answer has `plan` with the number of tasks, their price and a token that is good for ten minutes. Then send the token alone: 202 with `run`. Tasks that come after the plan are not changed. The same token always gives the same run, so it may be sent again. A run changes at most 100,000 tasks. Its beginning and its end are in the log of actions.
 //
@@ -6613,7 +6616,7 @@ func (c *ClientWithResponses) ActWithBodyWithResponse(ctx context.Context, conte
 	return ParseActResponse(rsp)
 }
 
-// ActWithResponse Retries or cancels all tasks that match
+// ActWithResponse Retries, cancels or drops all tasks that match
 //
 // First send an action with a filter: nothing changes, and the answer has `plan` with the number of tasks, their price and a token that is good for ten minutes. Then send the token alone: 202 with `run`. Tasks that come after the plan are not changed. The same token always gives the same run, so it may be sent again. A run changes at most 100,000 tasks. Its beginning and its end are in the log of actions.
 //

@@ -20,7 +20,6 @@ func (u *UI) actionRoutes() {
 	u.action("/tasks", keys.TasksWrite, u.changeTasks)
 	u.action("/actions", keys.TasksWrite, u.startAction)
 	u.action("/gates", keys.GatesWrite, u.changeGate)
-	u.action("/errors", keys.TasksWrite, u.changeGroup)
 	u.action("/batches/{id}", keys.TasksWrite, u.changeBatch)
 	u.action("/schedules/{name}", keys.TasksWrite, u.changeSchedule)
 	u.action("/webhooks", keys.TasksWrite, u.replay)

@@ -23,8 +23,11 @@ type planData struct {
 func (d planData) PageTitle() string { return actionTitle(d.Action) }
 
 func actionTitle(a bulk.Action) string {
-	if a == bulk.Retry {
+	switch a {
+	case bulk.Retry:
 		return "Run failed tasks again"
+	case bulk.Drop:
+		return "Forget failed tasks"
 	}
 	return "Cancel tasks"
 }
@@ -52,7 +55,7 @@ func (u *UI) planAction(ctx context.Context, r *http.Request, c Caller) (any, er
 	}
 	plan, err := u.cfg.Bulk.Prepare(ctx, c.Tenant, bulk.Action(cut(20, q.Get("do"))), f)
 	if _, invalid := errors.AsType[tasks.ValidationError](err); invalid {
-		err = refusedError{http.StatusBadRequest, "Failed tasks run again by kind, model, code and message; tasks that have not ended are cancelled by state, kind, lane, model and metadata."}
+		err = refusedError{http.StatusBadRequest, "Failed tasks run again, or are forgotten, by kind, model, code and message; tasks that have not ended are cancelled by state, kind, lane, model and metadata."}
 	}
 	back := ownPath(q.Get("from"))
 	if !strings.HasPrefix(back, "/errors") {

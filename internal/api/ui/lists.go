@@ -87,33 +87,6 @@ func groupOf(l tasks.DeadLetter) string {
 	return strings.Join([]string{l.Error.Code, l.Model, errtext.Normal(l.Error.Message)}, "\x00")
 }
 
-// changeGroup drops the dead letters of a group.
-func (u *UI) changeGroup(w http.ResponseWriter, r *http.Request, c Caller) {
-	if r.PostFormValue("do") != "drop" {
-		u.fail(w, r, c, refusedError{http.StatusBadRequest, "The action is not known."})
-		return
-	}
-	client, changed := u.cfg.Client(c.Tenant), 0
-	wanted := groupOf(tasks.DeadLetter{Model: r.PostFormValue("model"), Error: tasks.TaskError{Code: r.PostFormValue("code"), Message: r.PostFormValue("message")}})
-	var ids []string
-	for letter, err := range client.DeadLetters(r.Context(), tasks.DeadLetterFilter{Code: r.PostFormValue("code"), Limit: mostLetters}) {
-		if err != nil {
-			u.fail(w, r, c, err)
-			return
-		}
-		if groupOf(letter) == wanted {
-			ids = append(ids, letter.ID)
-		}
-	}
-	for _, id := range ids {
-		if client.Drop(r.Context(), id) == nil {
-			changed++
-		}
-	}
-	u.groups.forget(c.Tenant)
-	u.acted(w, r, c, acted{did: "drop group", about: cut(200, r.PostFormValue("code")+" "+r.PostFormValue("model")), count: changed, to: "/errors", done: "group"})
-}
-
 type workersData struct {
 	Workers []monitor.Worker
 	Missing []string // what no worker does although tasks wait for it
