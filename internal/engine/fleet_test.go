@@ -168,6 +168,7 @@ func TestADeferredEntryWithoutATaskIsDropped(t *testing.T) {
 // Deferred tasks wait until their gate has room. They are not re-admitted on a timer and
 // deferred again.
 func TestDeferredTasksDoNotComeBackByTheClock(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	deferred(t, 4*time.Hour, func(t *testing.T, r *rig, slow string, ids []string) {
 		for range 3 * 60 {
@@ -321,6 +322,7 @@ func TestARunningTaskIsNotPutBackRightAfterAWipe(t *testing.T) {
 // While the account is closed no task gets a permit. So tasks wait in the queue and keep
 // their order.
 func TestAClosedAccountDefersOnlyWhatItRefused(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	alone(t, func(t *testing.T, r *rig) {
 		r.cfg.Kinds = []tasks.Kind{tasks.KindText}

@@ -148,6 +148,7 @@ var ways = map[string]bool{"broken": false, "mute": true}
 // TestAnyReplyToAWorkerMayGetLost loses each reply of a worker's life once. The command
 // ran, but the worker does not know it. No loss costs a call.
 func TestAnyReplyToAWorkerMayGetLost(t *testing.T) {
+	realtest.Long(t)
 	t.Parallel()
 	s := newServers(t)
 	taps := map[string]func(*wire) *realtest.Tap{
