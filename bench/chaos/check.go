@@ -30,6 +30,7 @@ type verdict struct {
 	twice                      []string       // the same calls, one entry each
 	lost, double, overpaid     []string
 	unexplained, litter, wrong []string
+	orphans                    []string // checkpoints of ended tasks that only Redis knew; see orphaned
 }
 
 // broken reports whether a promise is broken, or more litter is left than allowed.
@@ -136,6 +137,17 @@ func (r *run) judgeOrder(v *verdict, o *order, ends []tasks.Result, calls []call
 // after the task was enqueued.
 func (r *run) forgotten(o *order) bool {
 	return o.InRedis && r.j.met("redis forgets", -1, o.At, time.Now(), 0)
+}
+
+// leaseEnd is how long after the death of its worker a task is in another one's hands.
+const leaseEnd = time.Minute
+
+// orphaned reports whether a file beside a result may be a checkpoint that nothing names any
+// more, as docs/guarantees.md says: the worker died right after the result, and Redis, which
+// alone knew the task, lost it before another worker had it.
+func (r *run) orphaned(o *order, end tasks.Result, file string) bool {
+	return strings.HasPrefix(file, "answer") && o.InRedis && r.fleet.killed(end.FinishedAt, end.FinishedAt.Add(5*time.Second)) &&
+		r.j.met("redis forgets", -1, end.FinishedAt, end.FinishedAt.Add(leaseEnd), 0)
 }
 
 // taskID returns the id of an order's task. Where the outcome is unknown, the result
@@ -390,9 +402,9 @@ func specOf(c call) tasks.Spec {
 
 // judgeObjects checks that every object belongs to a result and has the right content.
 func (r *run) judgeObjects(ctx context.Context, v *verdict, o *outside) error {
-	forgotten := map[string]bool{}
+	forgotten, orders := map[string]bool{}, map[string]*order{}
 	for _, order := range r.producer.orders {
-		forgotten[order.ID] = r.forgotten(order)
+		forgotten[order.ID], orders[order.ID] = r.forgotten(order), order
 	}
 	of := map[string]tasks.Artefact{}
 	for _, end := range o.ends {
@@ -419,6 +431,8 @@ func (r *run) judgeObjects(ctx context.Context, v *verdict, o *outside) error {
 			}
 		case ended && (file == "result.json" || file == "task.json" || strings.HasPrefix(file, "input.")):
 		case forgotten[id] && (!ended || strings.HasPrefix(file, "input.")): // only Redis knew the task, so its input and its checkpoints cannot be found
+		case ended && orders[id] != nil && r.orphaned(orders[id], o.ends[id], file):
+			v.orphans = append(v.orphans, info.Key)
 		case o.ends[dead].Status == tasks.Failed: // its entry in the list of dead letters
 		default:
 			v.litter = append(v.litter, info.Key)

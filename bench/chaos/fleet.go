@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -73,6 +74,13 @@ func (f *fleet) died(w *worker, how string) {
 	w.killed = time.Now()
 	f.mu.Unlock()
 	f.j.fault(how, fmt.Sprintf("worker %d, pid %d", w.number, w.cmd.Process.Pid))
+}
+
+// killed reports whether a worker was killed in a period.
+func (f *fleet) killed(from, to time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.workers, func(w *worker) bool { return w.killed.After(from) && w.killed.Before(to) })
 }
 
 // live starts and ends workers of a slot until ctx ends, and leaves none running.

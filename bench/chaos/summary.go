@@ -34,10 +34,11 @@ func (r *run) report(v *verdict, toQuiet time.Duration) {
 	row("width of the excuses", "%s", v.groundless)
 	row("failures without a reason", "%d", len(v.unexplained))
 	row("litter", "%d", len(v.litter))
+	row("checkpoints that only Redis knew", "%d", len(v.orphans))
 	row("otherwise wrong", "%d", len(v.wrong))
 	row("time to quiet", "%s", toQuiet.Round(time.Second))
 	for name, found := range map[string][]string{
-		"lost": v.lost, "double": v.double, "overpaid": v.overpaid, "unexplained": v.unexplained, "litter": v.litter, "wrong": v.wrong,
+		"lost": v.lost, "double": v.double, "overpaid": v.overpaid, "unexplained": v.unexplained, "litter": v.litter, "orphan": v.orphans, "wrong": v.wrong,
 	} {
 		for _, f := range found[:min(len(found), 10)] {
 			fmt.Printf("%s: %s\n", name, f)

@@ -25,6 +25,7 @@ type batchCmd struct {
 	Submit  batchSubmitCmd  `cmd:"" help:"Hand a file to the workers, print the id of the batch."`
 	Status  batchStatusCmd  `cmd:"" help:"Say how far a batch is, and what it waits for."`
 	Wait    batchWaitCmd    `cmd:"" help:"Wait for the end of a batch."`
+	Tail    batchTailCmd    `cmd:"" help:"Print the output of a batch as it comes."`
 	Results batchResultsCmd `cmd:"" help:"Print the output of a batch, or as much as there is."`
 	Cancel  batchCancelCmd  `cmd:"" help:"End a batch early. Completed lines stay."`
 	Retry   batchRetryCmd   `cmd:"" help:"Run the failed lines of a batch again."`

@@ -156,6 +156,41 @@ func (c *batchResultsCmd) Run(g *globals) error {
 	return c.with(g, func(_ *app.Stack, b *batch.Batches) error { return c.write(g.ctx, g, b, c.ID) })
 }
 
+type batchTailCmd struct{ batchArg }
+
+// Help is shown by --help.
+func (batchTailCmd) Help() string {
+	return examples("neuronmill batch tail b_0199...") + `
+Prints the lines of output in the order of the input, each part once it is stored, until the batch ends. Ctrl-C leaves the batch as it is.
+Exit code 0: all lines completed; 1: some failed.`
+}
+
+// tailEvery is the interval at which tail looks for further output.
+const tailEvery = 2 * time.Second
+
+// Run prints the output of a batch as it comes.
+func (c *batchTailCmd) Run(g *globals) error {
+	return c.with(g, func(_ *app.Stack, b *batch.Batches) error {
+		for segment := 0; ; {
+			s, err := b.State(g.ctx, c.ID) // before the output, so that the output of an ended batch is whole
+			if err == nil {
+				segment, _, err = b.WriteOutputFrom(g.ctx, c.ID, segment, g.stdout)
+			}
+			if err != nil {
+				return err
+			}
+			if !s.EndedAt.IsZero() {
+				return reportEnd(g, c.ID, &batch.End{Status: s.Status, Why: s.Why, Counts: s.Counts})
+			}
+			select {
+			case <-g.ctx.Done():
+				return errors.New("interrupted; the batch goes on")
+			case <-time.After(tailEvery):
+			}
+		}
+	})
+}
+
 type batchCancelCmd struct{ batchArg }
 
 // Help is shown by --help.

@@ -35,7 +35,7 @@ type cli struct {
 	Dev       devCmd       `cmd:"" help:"Run everything in one process until Ctrl-C."`
 	Run       runCmd       `cmd:"" help:"Do tasks, wait, print the results: run text, run image, ..."`
 	Enqueue   enqueueCmd   `cmd:"" help:"Put tasks into the queue, print their ids: enqueue text, ..."`
-	Batch     batchCmd     `cmd:"" help:"Work on files of many lines: run, plan, submit, status, wait, results, cancel, retry, list."`
+	Batch     batchCmd     `cmd:"" help:"Work on files of many lines: run, plan, submit, status, wait, tail, results, cancel, retry, list."`
 	Task      taskCmd      `cmd:"" help:"Look at tasks: get, wait, result, fetch, list, cancel, retry."`
 	Dead      deadCmd      `cmd:"" help:"Deal with failed tasks: ls, show, retry, drop."`
 	Recover   recoverCmd   `cmd:"" help:"Rebuild the queue from the bucket after Redis was lost."`

@@ -16,27 +16,33 @@ import (
 // or those of the segments that are complete so far, up to the first that is not. It
 // returns the counts of the lines written.
 func (b *Batches) WriteOutput(ctx context.Context, id string, w io.Writer) (Counts, error) {
-	var written Counts
+	_, written, err := b.WriteOutputFrom(ctx, id, 0, w)
+	return written, err
+}
+
+// WriteOutputFrom is WriteOutput from a segment on, for those who follow a batch: next is the
+// segment with which the next call goes on.
+func (b *Batches) WriteOutputFrom(ctx context.Context, id string, segment int, w io.Writer) (next int, written Counts, err error) {
 	d, err := b.Get(ctx, id)
 	if err != nil {
-		return written, err
+		return segment, written, err
 	}
 	latest, err := b.latestShards(ctx, id)
 	if err != nil {
-		return written, err
+		return segment, written, err
 	}
-	for n := range d.Segments {
-		r, ok := latest[n]
+	for ; segment < d.Segments; segment++ {
+		r, ok := latest[segment]
 		if !ok {
-			return written, b.notWhole(ctx, id)
+			return segment, written, b.notWhole(ctx, id)
 		}
-		c, err := b.copyShard(ctx, id, r.round, n, w)
+		c, err := b.copyShard(ctx, id, r.round, segment, w)
 		if err != nil {
-			return written, err
+			return segment, written, err
 		}
 		written.add(c)
 	}
-	return written, nil
+	return segment, written, nil
 }
 
 // notWhole returns an error for a batch that has ended and lacks output; nil for a running one.
