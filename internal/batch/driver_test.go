@@ -342,15 +342,15 @@ func TestAWipedRedisChangesNothingButTime(t *testing.T) {
 // ended waits for the end of a batch.
 func (r *rig) ended(id string) *batch.State {
 	r.t.Helper()
+	var s *batch.State
 	var err error // of a connection that Redis' absence has broken
 	for range 3600 {
-		var s *batch.State
 		if s, err = r.batches.State(r.t.Context(), id); err == nil && !s.EndedAt.IsZero() {
 			return s
 		}
 		time.Sleep(time.Second)
 	}
-	r.t.Fatal("the batch does not end; its state: ", err)
+	r.t.Fatalf("the batch does not end; its state: %+v %v", s, err)
 	return nil
 }
 

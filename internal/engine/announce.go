@@ -32,6 +32,8 @@ func (e *Engine) announce(ctx context.Context, j *job, r tasks.Result, document 
 		}
 	}
 	pipe := e.cfg.Redis.Pipeline()
+	overtaken := e.registrations.watch()
+	j.mayCall.Store(false)
 	ended := taskstate.Finish(ctx, e.cfg.Redis, pipe, j.task.ID, end)
 	done := pipe.ZRem(ctx, queue.DeadlinesKey(tasks.Queue(j.task.Kind, j.task.Lane)), j.task.ID)
 	told := e.callAnnounceHook(ctx, pipe, j, r)
@@ -53,6 +55,9 @@ func (e *Engine) announce(ctx context.Context, j *job, r tasks.Result, document 
 	if err := errors.Join(finished, done.Err()); err != nil {
 		e.cfg.Log.Debug("end of a task not announced", "task", j.task.ID, "error", clean(err.Error()))
 		return nil
+	}
+	if j.held && overtaken() {
+		e.late.add(j.task.ID, nil)
 	}
 	j.held = false
 	return nil

@@ -94,23 +94,24 @@ func (c Config) slots(k tasks.Kind) int {
 
 // Engine does the work of all kinds and tracks the running tasks of this process.
 type Engine struct {
-	cfg          Config
-	handlers     map[tasks.Kind]Handler
-	stopping     context.Context  // ends when no new call may start
-	running      sync.Map         // *job by id: the tasks that run in this process
-	runningCount atomic.Int64     // number of running tasks
-	runs         sync.WaitGroup   // includes runs that the queue no longer waits for
-	bucket       *objects.Breaker // cfg.Store, through which all requests to the bucket go
-	loggedNewer  sync.Map         // logged errors of tasks of newer versions
-	process      *liveness.Process
-	late         lateReleases
-	isolation    isolation
-	gates        closures
-	longWaits    longWaits
-	coalescer    coalescer
-	ends         sharedEnds
-	budgets      budgets
-	sharing      struct { // the last known state of the queues
+	cfg           Config
+	handlers      map[tasks.Kind]Handler
+	stopping      context.Context  // ends when no new call may start
+	running       sync.Map         // *job by id: the tasks that run in this process
+	runningCount  atomic.Int64     // number of running tasks
+	runs          sync.WaitGroup   // includes runs that the queue no longer waits for
+	bucket        *objects.Breaker // cfg.Store, through which all requests to the bucket go
+	loggedNewer   sync.Map         // logged errors of tasks of newer versions
+	process       *liveness.Process
+	late          lateReleases
+	registrations registrations
+	isolation     isolation
+	gates         closures
+	longWaits     longWaits
+	coalescer     coalescer
+	ends          sharedEnds
+	budgets       budgets
+	sharing       struct { // the last known state of the queues
 		mu     sync.Mutex
 		queues map[string]sharing
 	}

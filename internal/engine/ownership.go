@@ -2,10 +2,12 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/neuronmill/neuronmill/internal/liveness"
@@ -100,12 +102,34 @@ func (e *Engine) release(ctx context.Context, j *job) {
 		return
 	}
 	j.held = false
+	overtaken := e.registrations.watch()
+	j.mayCall.Store(false)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := e.owner().Release(ctx, j.task.ID, j.recordCounters()); err != nil {
 		e.late.add(j.task.ID, j.recordCounters())
 		e.cfg.Log.Warn("a run's outcome is not counted yet", "task", j.task.ID, "error", clean(err.Error()))
+	} else if overtaken() {
+		e.late.add(j.task.ID, nil)
 	}
+}
+
+// registrations tells a release whether claims were registered again meanwhile: a registration
+// that began before may write the claim after it is released, as if this process still ran the
+// task.
+type registrations struct{ begun, active atomic.Int64 }
+
+// begin counts a registration until end is called.
+func (r *registrations) begin() (end func()) {
+	r.active.Add(1)
+	r.begun.Add(1)
+	return func() { r.active.Add(-1) }
+}
+
+// watch returns a func that reports whether a registration was under way at any time since.
+func (r *registrations) watch() (overlapped func() bool) {
+	active, begun := r.active.Load() > 0, r.begun.Load()
+	return func() bool { return active || r.begun.Load() != begun }
 }
 
 // idleAfter is how long a task waits for a permit before it is marked idle. From then on
@@ -143,6 +167,7 @@ func (e *Engine) markIdleLater(ctx context.Context, j *job) (done func() bool) {
 
 // registerClaims registers the claims of this process again, after Redis has lost them.
 func (e *Engine) registerClaims(ctx context.Context) error {
+	defer e.registrations.begin()()
 	var running []taskstate.Running
 	e.running.Range(func(id, value any) bool {
 		if j, ok := value.(*job); ok && j.mayCall.Load() {
@@ -157,11 +182,12 @@ func (e *Engine) registerClaims(ctx context.Context) error {
 	return nil
 }
 
-// lateReleases are the releases that failed, by task. Until they are done, their tasks look
+// lateReleases are the releases that failed, or that a registration may have undone, by task. Until they are done, their tasks look
 // as if this process still ran them.
 type lateReleases struct {
 	mu    sync.Mutex
 	tasks map[string]*taskstate.Counters
+	doing map[string]bool // those that are under way
 }
 
 // mostLate bounds the late releases. The task of a dropped release waits until this
@@ -172,20 +198,35 @@ func (l *lateReleases) add(id string, c *taskstate.Counters) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.tasks == nil {
-		l.tasks = map[string]*taskstate.Counters{}
+		l.tasks, l.doing = map[string]*taskstate.Counters{}, map[string]bool{}
 	}
 	if len(l.tasks) < mostLate {
 		l.tasks[id] = c
 	}
 }
 
-// take removes the release of a task.
-func (l *lateReleases) take(id string) (c *taskstate.Counters, late bool) {
+// errReleasing means that the late release of a task is under way: it would undo a claim.
+var errReleasing = errors.New("an earlier run of the task is being released")
+
+// take removes the release of a task, which is under way until done is called. Done is nil if
+// there is none.
+func (l *lateReleases) take(id string) (c *taskstate.Counters, done func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c, late = l.tasks[id]
+	if l.doing[id] {
+		return nil, nil, errReleasing
+	}
+	c, late := l.tasks[id]
+	if !late {
+		return nil, nil, nil
+	}
 	delete(l.tasks, id)
-	return c, late
+	l.doing[id] = true
+	return c, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.doing, id)
+	}, nil
 }
 
 func (l *lateReleases) ids() []string {
@@ -194,8 +235,12 @@ func (l *lateReleases) ids() []string {
 	return slices.Collect(maps.Keys(l.tasks))
 }
 
-// releaseLate does the late releases, until one fails again.
+// releaseLate does the late releases, until one fails again. It waits for registrations, which
+// may write the claims once more.
 func (e *Engine) releaseLate(ctx context.Context) {
+	if e.registrations.active.Load() > 0 {
+		return
+	}
 	for _, id := range e.late.ids() {
 		if e.releaseFirst(ctx, id) != nil {
 			return
@@ -205,10 +250,14 @@ func (e *Engine) releaseLate(ctx context.Context) {
 
 // releaseFirst does the late release of a task, if there is one.
 func (e *Engine) releaseFirst(ctx context.Context, id string) error {
-	c, late := e.late.take(id)
-	if !late {
+	c, done, err := e.late.take(id)
+	switch {
+	case err != nil:
+		return &redisError{err}
+	case done == nil:
 		return nil
 	}
+	defer done()
 	if err := e.owner().Release(ctx, id, c); err != nil {
 		e.late.add(id, c)
 		return &redisError{fmt.Errorf("release the task: %w", err)}

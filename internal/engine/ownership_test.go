@@ -3,7 +3,10 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -157,5 +160,50 @@ func TestWhatWasStoredForATaskThatWasRecoveredTooLateGoes(t *testing.T) {
 			require.NotContains(t, key, "answer.json")
 			require.NotContains(t, key, "image.png")
 		}
+	})
+}
+
+// lateRegistration delays the commands with which a worker registers its claims again, and
+// calls a func when the first of them is on its way.
+type lateRegistration struct {
+	meanwhile func()
+	once      sync.Once
+}
+
+func (l *lateRegistration) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (l *lateRegistration) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (l *lateRegistration) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			if strings.Contains(fmt.Sprint(cmd.Args()...), "Writes a claim again") {
+				l.once.Do(l.meanwhile)
+				time.Sleep(time.Second)
+				break
+			}
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// A regression: claims are registered again after Redis has lost its memory. A task that was
+// given back while the registration was on its way looked as if it were running for as long as
+// its worker lived: others did not take it, and a batch that waited for it never ended.
+func TestAClaimThatIsRegisteredLateDoesNotOutliveItsRun(t *testing.T) {
+	alone(t, func(t *testing.T, r *rig) {
+		r.cfg.Kinds = []tasks.Kind{tasks.KindImage}
+		r.ai.Fault(workersaitest.Fault{Hang: true, To: 1}) // until Heal, which breaks the call off
+		var registered atomic.Bool
+		r.redis.AddHook(&lateRegistration{meanwhile: func() { registered.Store(true); r.ai.Heal() }})
+		r.work()
+		id := r.enqueue(tasks.Image{Prompt: "hi"}, tasks.WithDurability(tasks.InRedis))
+		time.Sleep(10 * time.Second)
+		require.Len(t, r.ai.Requests(), 1)
+		r.server.Wipe()
+		time.Sleep(40 * time.Second)
+		require.True(t, registered.Load())
+		require.Len(t, r.ai.Requests(), 1, "only Redis knew the task")
+		require.Empty(t, r.redis.HGet(t.Context(), taskstate.LiveKey(id), "holder").Val())
 	})
 }
