@@ -112,7 +112,7 @@ func (c *Client) getRecord(ctx context.Context, id string) (Info, error) {
 	return info, err
 }
 
-// describe returns what a queue and the live record say about a task.
+// describe returns the state of a task by its queue and its live record.
 func describe(q queue.Inspected) Info {
 	info := Info{State: q.State, LastError: q.LastError, NextRun: q.NextRun}
 	info.Task, _, _ = DecodeMessage(q.Message)

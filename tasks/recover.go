@@ -128,7 +128,7 @@ func parseRecord(tenant string, info storage.Info) (pendingRecord, bool) {
 	return pendingRecord{Tenant: tenant, ID: id, Modified: info.Modified}, ok && !strings.Contains(id, "/")
 }
 
-// reading is what a pending record says of a task that Redis does not have.
+// reading is the content of a pending record of a task that Redis does not have.
 type reading struct {
 	task *Task // to be put back; nil otherwise
 	n    Recovered
@@ -155,7 +155,7 @@ func (c *Client) recoverPage(ctx context.Context, r Recovery, page []pendingReco
 	return c.putBack(ctx, found, n)
 }
 
-// putBack enqueues the tasks of records, and counts what the others said.
+// putBack enqueues the tasks of records, and counts the outcomes.
 func (c *Client) putBack(ctx context.Context, found []reading, n *Recovered) error {
 	var errs []error
 	var back []Task

@@ -10,7 +10,7 @@ import (
 	"github.com/neuronmill/neuronmill/tasks"
 )
 
-// sample runs some lines of a file and prints what they say about all of it.
+// sample runs some lines of a file and prints an estimate for all of it.
 func (c *batchPlanCmd) sample(g *globals, src batch.Source) error {
 	if c.Sample < 1 || c.Sample > batch.MostSample {
 		return app.Usage(fmt.Errorf("--sample %d is out of range, 1 to %d", c.Sample, batch.MostSample))

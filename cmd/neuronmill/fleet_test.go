@@ -136,7 +136,7 @@ func (f *fleet) runOn(stdin string, args ...string) string {
 	return stdout.String()
 }
 
-// runFor runs a command that may take so long, and returns what it says on stderr.
+// runFor runs a command that may take so long, and returns its stderr.
 func (f *fleet) runFor(most time.Duration, args ...string) string {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), most)

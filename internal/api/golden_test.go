@@ -28,7 +28,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 const goldenFile = "testdata/bodies.txt"
 
-// recorder calls routes one after the other and records what they answer.
+// recorder calls routes one after the other and records their answers.
 type recorder struct {
 	*bench
 	ids  map[string]string // of things by name: $task
@@ -283,7 +283,7 @@ func (r *recorder) endedTasks() {
 	require.NoError(r.t, err)
 	r.record("a failed one", http.MethodGet, "/v1/tasks/$failed", "")
 	r.record("a failed one", http.MethodPost, "/v1/tasks/$failed/retry", "")
-	time.Sleep(time.Minute) // in the bubble: what has ended is counted
+	time.Sleep(time.Minute) // in the bubble: ended tasks are counted
 	r.record("those that ended", http.MethodGet, "/v1/tasks?state=ended&limit=2", "")
 	r.record("a day", http.MethodGet, "/v1/usage", "")
 	r.record("with a worker", http.MethodGet, "/v1/gates", "")

@@ -139,7 +139,7 @@ func (s *Server) listEnded(ctx context.Context, in *listInput, since time.Time) 
 	return &listOutput{body}, nil
 }
 
-// entryBody returns the task of an entry, without what only its result has.
+// entryBody returns the task of an entry, without the fields that only its result has.
 func entryBody(e index.Entry) taskBody {
 	b := taskBody{
 		ID: e.ID, Kind: e.Kind, Lane: e.Lane, Model: e.Model, State: string(e.Status), FinishedAt: &e.FinishedAt,

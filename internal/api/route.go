@@ -321,7 +321,7 @@ type timedWriter struct {
 	control *http.ResponseController
 	begun   bool // the header was written
 	lost    bool // a write failed: the caller has gone or is too slow
-	empty   bool // the status allows no body; what is written is dropped
+	empty   bool // the status allows no body; writes are dropped
 }
 
 // Unwrap is for http.ResponseController.

@@ -82,7 +82,7 @@ func scheduleProblem(err error) error {
 	case errors.Is(err, schedule.ErrTooMany):
 		return newProblem(codeTooManySchedules, "")
 	case errors.As(err, &invalid):
-		for i, p := range invalid { // the messages repeat what a person has typed
+		for i, p := range invalid { // the messages repeat a person's input
 			if p.Field == "cron" {
 				invalid[i].Message = "is neither five fields nor a descriptor such as @daily, or never comes"
 			}

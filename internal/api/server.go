@@ -98,7 +98,7 @@ type Server struct {
 
 	downgraded func() ([]byte, error) // the document as OpenAPI 3.0
 
-	hub     *events.Hub // of those who follow tasks
+	hub     *events.Hub // of the followers of tasks
 	hubOnce sync.Once   // starts it with the first of them
 
 	mu       sync.Mutex

@@ -54,7 +54,7 @@ func (a AutoStop) exceeded(c Counts) string {
 }
 
 // tally counts the lines of a task that ended, and halts the round when too many failed.
-// Only what this driver has seen counts, so that a later round has its own share.
+// Only tasks that this driver has seen count, so that a later round has its own share.
 func (d *driver) tally(c Counts) {
 	d.mu.Lock()
 	d.seen.add(c)

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A patch changes what the failed lines ask for, and nothing else: lines that had completed
+// A patch changes the input of the failed lines, and nothing else: lines that had completed
 // are not called again, and the outputs of patched lines are reused for lines of that input
 // only.
 func TestARetryMayPatchTheInputOfTheFailedLines(t *testing.T) {

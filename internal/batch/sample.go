@@ -110,7 +110,7 @@ func (r *Report) demand(l *Line) *Demand {
 // Lines returns how many lines the sample has.
 func (s *Sample) Lines() int { return len(s.lines) }
 
-// Projection is what a sample says about all lines that need a call.
+// Projection is the estimate of a sample for all lines that need a call.
 type Projection struct {
 	Lines   int     `json:"lines"`   // of the sample
 	Paid    float64 `json:"paid"`    // neurons of the sample

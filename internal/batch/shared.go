@@ -27,7 +27,7 @@ func (s *openSegment) open() {
 	s.d.opened[s.n] = make(chan struct{})
 }
 
-// close tells the segments that wait for this one that its shard is stored.
+// close wakes the segments that wait for the shard of this one.
 func (s *openSegment) close() {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()

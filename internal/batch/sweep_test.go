@@ -31,7 +31,7 @@ func (r *rig) of(id string) (keys []string) {
 }
 
 // TestABatchIsKeptAsLongAsItSays: the time counts from the end of its last round. Others stay,
-// and so does what they have reused.
+// and so do the results that they have reused.
 func TestABatchIsKeptAsLongAsItSays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)

@@ -208,7 +208,7 @@ func Spent(ctx context.Context, r redis.UniversalClient, caps []Cap, now time.Ti
 	return spent, reserved, nil
 }
 
-// Seed says what was spent today before there was a cap.
+// Seed counts the neurons of today from before there was a cap.
 func Seed(ctx context.Context, r redis.UniversalClient, c Cap, neurons float64, now time.Time) error {
 	if err := seed.Run(ctx, r, []string{sumsKey(dayOf(now))}, c.sum(), micro(neurons), int(keptFor.Seconds())).Err(); err != nil {
 		return fmt.Errorf("count what was spent before: %w", err)

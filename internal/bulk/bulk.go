@@ -34,7 +34,7 @@ type Action string
 const (
 	Retry  Action = "retry"  // failed tasks run again, as new tasks
 	Cancel Action = "cancel" // tasks that have not ended are cancelled
-	Drop   Action = "drop"   // failed tasks leave the dead letters, with what it takes to run them again; their results stay
+	Drop   Action = "drop"   // failed tasks leave the dead letters, with the data for another run; their results stay
 )
 
 // Filter selects tasks. Empty fields select all.

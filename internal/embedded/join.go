@@ -46,7 +46,7 @@ func join(ctx context.Context, dir string, log *slog.Logger) (net.Conn, welcome,
 		conn, w, err := knock(ctx, dir)
 		if err == nil || !errors.Is(err, errGone) {
 			if err == nil && started != nil && w.PID != started.cmd.Process.Pid {
-				_ = started.cmd.Process.Kill() // it waits for the lock, and would serve nobody after the last command has left
+				_ = started.cmd.Process.Kill() // it waits for the lock, and would run without a command after the last one has left
 			}
 			return conn, w, err
 		}

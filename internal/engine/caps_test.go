@@ -22,7 +22,7 @@ func (r *rig) setCap(scope budget.Scope, name string, neurons float64, over budg
 	require.NoError(r.t, r.caps().Set(r.t.Context(), budget.Cap{Scope: scope, Name: name, Neurons: neurons, Over: over}))
 }
 
-// billed returns what the emulator has billed by day of the request.
+// billed returns the emulator's bill by day of the request.
 func (r *rig) billed() map[string]float64 {
 	days := map[string]float64{}
 	for _, q := range r.ai.Requests() {

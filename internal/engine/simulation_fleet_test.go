@@ -115,7 +115,7 @@ const (
 	idleMinute    = 6_000
 )
 
-// meterOf counts what a process asks of Redis. A loop without a pause would stop the clock
+// meterOf counts the commands of a process. A loop without a pause would stop the clock
 // of the bubble, so that it is slowed down once it has been found.
 func (s *sim) meterOf(p *process, n int) {
 	p.mu.Lock()
@@ -136,7 +136,7 @@ func (s *sim) meterOf(p *process, n int) {
 	}
 }
 
-// checkIdle counts what the fleet asks of Redis in a minute in which nothing is to do.
+// checkIdle counts the fleet's commands of Redis in an idle minute.
 func (s *sim) checkIdle() {
 	before := s.server.Commands()
 	time.Sleep(time.Minute)

@@ -394,13 +394,13 @@ func (s *sim) forgotAfter(at time.Time) bool {
 	return slices.ContainsFunc(s.forgotAt, func(lost time.Time) bool { return lost.After(at) })
 }
 
-// checkLitter looks for what only an unfinished task needs beside results.
+// checkLitter looks for objects beside results that only an unfinished task needs.
 func (s *sim) checkLitter(results map[string]tasks.Result) {
 	for info := range s.store.List(s.t.Context(), "default/", "") {
 		id, name, _ := strings.Cut(strings.TrimPrefix(info.Key, "default/tasks/"), "/")
 		switch dead, isDead := strings.CutPrefix(info.Key, "default/dead/"); {
-		case strings.HasPrefix(name, "answer") && s.crashesOf(id) > 0: // nobody was left to remove it
-		case strings.HasPrefix(name, "answer") && s.unknown(id): // nobody can know of it
+		case strings.HasPrefix(name, "answer") && s.crashesOf(id) > 0: // no process was left to remove it
+		case strings.HasPrefix(name, "answer") && s.unknown(id): // no process can know of it
 		case strings.HasPrefix(name, "answer"):
 			s.violate("%s stayed beside the result of %s", name, results[id].Metadata["sim"])
 		case name == "task.json" && results[id].Status == tasks.Completed:

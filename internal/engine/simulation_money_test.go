@@ -17,7 +17,7 @@ import (
 )
 
 // This part of the simulation is about money: a bucket that takes no writes for a while,
-// answers that are paid for and of no use, and what must hold of them.
+// paid answers of no use, and the invariants for them.
 
 // drawMoney draws from streams of its own, so that the rest of a plan stays as it is.
 func (p *plan) drawMoney() {
@@ -37,7 +37,7 @@ func (p *plan) drawMoney() {
 	}
 }
 
-// oddPrice is what an answer of no use costs, where it says so. No true call costs that.
+// oddPrice is the price of an answer of no use, where it states one. No true call costs that.
 const oddPrice = 7.25
 
 // oddAnswer reports whether an answer under 200 was one of a fault.

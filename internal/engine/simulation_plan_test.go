@@ -267,7 +267,7 @@ func (p *plan) drawOptions(r *rand.Rand, e *errand) {
 	}
 }
 
-// drawFaults draws what the API does to the first calls that hold the errand's mark.
+// drawFaults draws the API's faults for the first calls that hold the errand's mark.
 func (p *plan) drawFaults(r *rand.Rand, e *errand) {
 	if r.IntN(100) >= 40 {
 		return
@@ -388,7 +388,7 @@ func (p *plan) storeFate(what, method string) storeFate {
 	return f
 }
 
-// String says what was drawn, for people.
+// String describes the plan, for people.
 func (p *plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "kinds %v of nodes %v, %d nodes, %d errands in %v, pace %d, network %+v, store %+v\n", p.kinds, p.kindsOf, p.nodes, len(p.errands), p.span, p.pace, p.network, p.store)

@@ -165,7 +165,7 @@ func (p *process) takenForDead(from, to time.Time) bool {
 }
 
 // awayAround reports whether a process was dead, frozen or cut off shortly before a time:
-// what it then does it may have decided long before.
+// it may have decided its next effect long before.
 func (p *process) awayAround(at time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -290,7 +290,7 @@ func (s *sim) touch(p *process, cmds ...redis.Cmder) {
 	}
 }
 
-// dieIf ends the process when what it sends kills it here.
+// dieIf ends the process when its request kills it here.
 func (a api) dieIf(deadly, here string) {
 	if deadly == here {
 		a.p.kill()

@@ -55,7 +55,7 @@ func TestSimulation(t *testing.T) {
 				s.run()
 				s.check()
 				if len(s.violations) > 0 {
-					log := filepath.Join(os.TempDir(), fmt.Sprintf("simulation-%d.log", seed)) // a rare failure may not come again
+					log := filepath.Join(os.TempDir(), fmt.Sprintf("simulation-%d.log", seed)) // a rare failure may not repeat
 					require.NoError(t, os.WriteFile(log, []byte(fmt.Sprint(s.plan, s.log.String(), s.bill())), 0o600))
 					t.Errorf("%sreplay with: go test ./internal/engine -run TestSimulation -sim.seed=%d; the log of this run: %s\n%s",
 						s.plan, seed, log, strings.Join(short(s.violations), "\n"))
@@ -100,7 +100,7 @@ type sim struct {
 	violations []string
 	held       []string // gates that were held when the faults ended
 	outcomes   []*outcome
-	touched    map[string]map[*process]bool // who read or wrote a task's record, by its key
+	touched    map[string]map[*process]bool // the processes that read or wrote a task's record, by its key
 	cancelled  map[string]time.Time         // when the cancelling of a task was acknowledged, by id
 	quietAfter time.Duration
 
@@ -114,7 +114,7 @@ type outcome struct {
 	errand *errand
 	id     string
 	err    error // nil: accepted
-	known  bool  // false: no answer came, or one that says that it may run
+	known  bool  // false: no answer came, or ErrUnknownOutcome
 	at     time.Time
 }
 
@@ -381,10 +381,10 @@ func (s *sim) mendLinks() {
 	}
 }
 
-// outOfReach does something to Redis while nobody reaches it.
+// outOfReach changes Redis while no process reaches it.
 func (s *sim) outOfReach(do func()) {
 	s.everyLink((*redistest.Link).Cut)
-	time.Sleep(time.Millisecond) // what is being done by the server ends at this instant
+	time.Sleep(time.Millisecond) // the server's commands under way end at this instant
 	do()
 	s.mendLinks()
 }

@@ -15,7 +15,7 @@ func TestAClockThatWasSetBackDoesNotHoldTheGate(t *testing.T) {
 		rdb := redistest.Memory(t)
 		g := gateOn(rdb, 300)
 		done(t, pass(t, g), gate.Passed, 0)
-		// What a clock an hour ahead has left behind.
+		// The leftovers of a clock that was an hour ahead.
 		ahead := time.Now().Add(2 * time.Hour).UnixMicro()
 		require.NoError(t, rdb.HSet(t.Context(), gate.Key(model), "next", ahead+202_000, "seen", ahead).Err())
 		start := time.Now()

@@ -290,7 +290,7 @@ func TestLanesShareAGateThatManyProcessesWaitFor(t *testing.T) {
 		p50, p95    time.Duration // at most
 		bulk        float64       // of the calls
 		tolerance   float64
-		questions   float64 // a call, at most; those who gave up asked too
+		questions   float64 // a call, at most; callers that gave up asked too
 	}{
 		{300, 0.2, 0.05, 200 * time.Millisecond, 450 * time.Millisecond, 0.80, 0.15, 3.3},
 		{300, 0.5, 0.05, 400 * time.Millisecond, 1200 * time.Millisecond, 0.49, 0.15, 4},

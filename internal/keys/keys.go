@@ -35,7 +35,7 @@ const (
 	TasksWrite Scope = "tasks:write" // submit, cancel, retry, upload
 	GatesWrite Scope = "gates:write" // change the pace of gates
 	KeysWrite  Scope = "keys:write"  // make and revoke keys
-	UsageRead  Scope = "usage:read"  // look at what was spent
+	UsageRead  Scope = "usage:read"  // look at the costs
 
 	BudgetsWrite Scope = "budgets:write" // look at and change the caps of all tenants
 )

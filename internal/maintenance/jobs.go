@@ -61,7 +61,7 @@ type fleet struct {
 	some   atomic.Bool            // that look found a task
 }
 
-// look returns what the queues hold, as of at most maxAge ago.
+// look returns the content of the queues, as of at most maxAge ago.
 func (f *fleet) look(ctx context.Context, maxAge time.Duration) (map[string]queue.Holds, error) {
 	select {
 	case f.turn <- struct{}{}:

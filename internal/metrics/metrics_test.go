@@ -105,7 +105,7 @@ neuronmill_bucket_refuses 1
 	require.Contains(t, scrape(t, registry, "text/plain"), `neuronmill_call_texts_sum{model="@cf/baai/bge-m3"} 5`)
 }
 
-// scrape returns what a scrape gets.
+// scrape returns the body of a scrape.
 func scrape(t *testing.T, g prometheus.Gatherer, accept string) string {
 	t.Helper()
 	req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil)

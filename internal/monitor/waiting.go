@@ -39,7 +39,7 @@ type Waiting struct {
 	Turn    time.Duration // expected wait from now; 0 when unknown
 	Until   time.Time     // it certainly waits until then; zero when unknown
 	Code    string        // stable code of the reason, as in package tasks; may be empty
-	Do      string        // what a person can do; empty when waiting is enough
+	Do      string        // advice for a person; empty when waiting is enough
 	Called  bool          // a call is running
 }
 
@@ -176,7 +176,7 @@ type Forecast struct {
 	For    Cause         // ForGate or ForBudget; empty when the gate is free
 	Reason string        // empty when the gate is free
 	Code   string        // stable code of the reason; may be empty
-	Do     string        // what a person can do; may be empty
+	Do     string        // advice for a person; may be empty
 	Wait   time.Duration // expected wait from now; 0 when the gate is free or that is unknown
 	Closed time.Duration // the gate is certainly closed for so long; 0 when it is open
 	Shut   bool          // it is unknown when the gate opens: a person must act

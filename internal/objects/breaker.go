@@ -45,7 +45,7 @@ type Options struct {
 	Preflight func(context.Context, storage.Store) error
 	Log       *slog.Logger // nil means the default logger
 	// OnChange is told whether the bucket takes results: after a failed probe, and when the
-	// breaker opens or closes. It must not wait. Nil tells nobody.
+	// breaker opens or closes. It must not wait. Nil does nothing.
 	OnChange func(takes bool)
 }
 

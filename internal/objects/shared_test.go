@@ -21,7 +21,7 @@ func TestTheIDsOfASharedRecordFollowFromItsKeyAndTheKeyFromAnyID(t *testing.T) {
 	starts := map[string]bool{}
 	for i, id := range ids {
 		require.Len(t, id, 34)
-		starts[id[:18]] = true // what a narrow terminal shows
+		starts[id[:18]] = true // the part that a narrow terminal shows
 		of, index, ok := objects.SharedRecordOf(id)
 		require.True(t, ok)
 		require.Equal(t, record, of)

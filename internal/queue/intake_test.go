@@ -143,7 +143,7 @@ func TestAPausedQueueIsNotAnnounced(t *testing.T) {
 	})
 }
 
-// Due tasks are moved in their order, and whoever waits for one hears of it.
+// Due tasks are moved in their order, and a server that waits for one is woken.
 func TestADueTaskIsAnnouncedWhenItIsMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := redistest.New(t)
@@ -291,7 +291,7 @@ func TestALostSubscriptionFallsBackToALookEverySecond(t *testing.T) {
 		client := s.Client(nil)
 		time.Sleep(5 * time.Second)
 		link.Cut()
-		push(t, client, interactive, "t1") // nobody hears it
+		push(t, client, interactive, "t1") // no server hears it
 		time.Sleep(3 * time.Second)
 		healed := time.Now()
 		link.Mend()

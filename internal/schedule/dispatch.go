@@ -153,7 +153,7 @@ func (d *dispatcher) submitTask(ctx context.Context, e Entry, r Run, deadline ti
 // skipped. It cancels that run instead if the schedule says so.
 func (d *dispatcher) overlapping(ctx context.Context, e Entry, runs ledger, refs []slotRef, r Run) (*Run, error) {
 	before, err := d.before(ctx, runs, refs, r)
-	if err != nil || before == nil || before.Status == Claimed { // a claim that nobody continues must not stop the schedule
+	if err != nil || before == nil || before.Status == Claimed { // an abandoned claim must not stop the schedule
 		return nil, err
 	}
 	settled, err := runs.settle(ctx, d.client, d.batches, *before)

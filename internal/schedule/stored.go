@@ -104,7 +104,7 @@ func (s *Stored) key(name string) string { return storedPrefix(s.Tenant) + name 
 
 func (s *Stored) stateKey(name string) string { return storedPrefix(s.Tenant) + name + stateSuffix }
 
-// mayName checks what depends on the tenant: a task's recording must be its own.
+// mayName checks that a task's recording is the tenant's own.
 func (s *Stored) mayName(e Entry) error {
 	if e.File != nil || e.New != nil {
 		return nil

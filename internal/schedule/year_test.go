@@ -38,7 +38,7 @@ const (
 // TestAYearOfSchedulesFiresEachSlotOnce runs three schedulers for a year. They die at
 // random, often in the middle of a slot, and one often comes back with a wrong clock. Redis is
 // wiped each day and results are deleted after a week, so nothing but the runs in the
-// bucket knows what has fired.
+// bucket knows the slots that have fired.
 func TestAYearOfSchedulesFiresEachSlotOnce(t *testing.T) {
 	realtest.Long(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -101,7 +101,7 @@ type fleetMember struct {
 	server *redistest.Server
 	store  storage.Store
 	random *rand.Rand
-	until  time.Time // nobody dies from then on
+	until  time.Time // no scheduler dies from then on
 	// forgetful machines start with a wrong clock half of the time.
 	forgetful bool
 }

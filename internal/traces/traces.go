@@ -84,7 +84,7 @@ func New(c Config) (*Tracer, error) {
 	return &Tracer{provider: provider, tracer: provider.Tracer("neuronmill"), genAI: c.GenAI, calls: map[string][]tasks.Event{}}, nil
 }
 
-// Close exports what is left, for at most five seconds.
+// Close exports the remaining spans, for at most five seconds.
 func (t *Tracer) Close() error {
 	if t == nil {
 		return nil

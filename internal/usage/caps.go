@@ -61,7 +61,7 @@ func (l *Ledger) FreeLeft(ctx context.Context, caps *budget.Caps, now time.Time)
 	return max(c.Neurons-max(spent[0]+reserved[0], day.Total.Neurons()), 0), nil
 }
 
-// spentUnder returns what the tasks under a cap have cost on a day.
+// spentUnder returns the cost of the tasks under a cap on a day.
 func (l *Ledger) spentUnder(ctx context.Context, c budget.Cap, date string) (Sum, error) {
 	if c.Scope == budget.Tenant {
 		day, err := l.Tenant(ctx, date, c.Name)

@@ -234,7 +234,7 @@ func (l *Ledger) hashes(ctx context.Context, date string) (map[string]map[string
 	return all, nil
 }
 
-// correct writes the differences between what was counted and what Redis had.
+// correct writes the differences between the counts of the bucket and those in Redis.
 func (r *rebuild) correct(ctx context.Context) error {
 	r.Before = sumOf(r.before[accountKey(r.date)], total)
 	wanted := r.fields()
@@ -270,7 +270,7 @@ func union[V any](a, b map[string]V) map[string]V {
 	return all
 }
 
-// fields returns what the hashes should have, by key and field.
+// fields returns the right values of the hashes, by key and field.
 func (r *rebuild) fields() map[string]map[string]int64 {
 	account := &Day{}
 	for tenant, day := range r.tenants {

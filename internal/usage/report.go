@@ -149,7 +149,7 @@ func (l *Ledger) day(ctx context.Context, date string, q Query) (Day, error) {
 	return l.Account(ctx, date)
 }
 
-// forecast adds the pace of the last hour to what a day has cost so far.
+// forecast adds the pace of the last hour to the cost of a day so far.
 func (l *Ledger) forecast(ctx context.Context, today Day, tenant string, now time.Time) (*Forecast, error) {
 	tenants := []string{tenant}
 	if tenant == "" {

@@ -158,7 +158,7 @@ func (s *system) work() (stop func()) {
 	return func() { cancel(); require.NoError(s.t, <-done) }
 }
 
-// billed returns what the emulator billed, as its headers state it.
+// billed returns the emulator's bill, as its headers state it.
 func (s *system) billed() (neurons float64, calls int) {
 	for _, q := range s.ai.Requests() {
 		if q.Billed {

@@ -12,7 +12,7 @@ import (
 )
 
 // verifyJS verifies v1 with the independent library, and v1a with node's own cryptography.
-// It prints what it has verified.
+// It prints the verified payload.
 const verifyJS = `
 const {Webhook} = require("standardwebhooks"), crypto = require("node:crypto");
 const {secret, key, headers, body} = JSON.parse(process.argv[1]);

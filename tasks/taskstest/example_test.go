@@ -31,7 +31,7 @@ func testGreet(t *testing.T) {
 	require.Len(t, q.Emulator.Requests(), 1, "both greetings are one task")
 }
 
-// A test requires what the code under test has enqueued, and runs it.
+// A test requires the tasks that the code under test has enqueued, and runs them.
 func Example() {
 	_ = testGreet // go test calls it
 }

@@ -157,7 +157,7 @@ func (m mutant) testArgs(limit time.Duration) []string {
 	return append(args, m.Args...)
 }
 
-// output runs a command in a folder for at most limit, and returns what it printed.
+// output runs a command in a folder for at most limit, and returns its output.
 func output(ctx context.Context, limit time.Duration, dir, program string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

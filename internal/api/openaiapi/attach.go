@@ -23,7 +23,7 @@ import (
 // key in it, and so gets the same task. A request that is no repetition never attaches to
 // another one: two equal questions are two tasks.
 
-// record is what a request leaves for its repetitions.
+// record is the entry that a request leaves for its repetitions.
 type record struct {
 	Key    string `json:"key"`             // idempotency key of the task
 	Digest string `json:"digest"`          // of the body

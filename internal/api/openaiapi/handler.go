@@ -62,7 +62,7 @@ type Config struct {
 	Stopping <-chan struct{}
 	Log      *slog.Logger // nil discards
 	// Parsed is told when a request's task was accepted and its body is no longer needed, before
-	// the request waits. Nil tells nobody.
+	// the request waits. Nil does nothing.
 	Parsed func(context.Context)
 	// WebhookNetworks are networks that webhooks may reach beside public addresses.
 	WebhookNetworks fetch.Networks

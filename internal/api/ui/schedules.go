@@ -38,7 +38,7 @@ func (v scheduleView) State() string {
 	return "fires"
 }
 
-// Does names what a run is: a task of a kind, or a batch.
+// Does names the work of a run: a task of a kind, or a batch.
 func (v scheduleView) Does() string {
 	if v.File != nil || v.New != nil {
 		return "batch"

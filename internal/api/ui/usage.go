@@ -192,7 +192,7 @@ func (d usageData) Share(f usage.Figures) template.HTML {
 	return bar(percent(f.Neurons, most), "use")
 }
 
-// Path is the page of what a row is about; empty if it has none.
+// Path is the page of a row's subject; empty if it has none.
 func (d usageData) Path(value string) string {
 	switch usage.Dimension(d.By) {
 	case usage.ByModel:
